@@ -1,0 +1,1 @@
+"""plusx: residual learning from the paper to production."""

@@ -1,0 +1,344 @@
+"""The configuration of a run: frozen dataclasses, checked as a whole, to and from JSON and `--set`.
+
+A field that is None is automatic: `recipes.choose` fills it from the data and says why. Fields without a default are
+hyper-parameters; their values live in `recipes/` alone. This module imports neither torch nor numpy.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from plusx.errors import ConfigError
+
+
+def option(doc: str, default: Any = MISSING, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
+    """A field with its documentation, its allowed values (`choices`) or its smallest value (`low`)."""
+    metadata = {"doc": doc, "choices": choices, "low": low}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where examples come from and how a file becomes a tensor."""
+
+    root: str | None = option("folder searched first for a named data set", None)
+    mode: str | None = option("small: in memory; photo: decoded by workers", None, choices=("small", "photo"))
+    size: int | None = option("side of the square network input, px", None, low=1)
+    resize: int | None = option("shorter side before the centre crop at evaluation, px", None, low=1)
+    fit: str = option("what makes an image square at evaluation", "crop", choices=("crop", "pad", "stretch"))
+    channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
+    normalize: str = option("mean and standard deviation", "channel", choices=("channel", "imagenet", "none"))
+    val_fraction: float | None = option(
+        "share of the training examples held out where no val split is given", None, low=0
+    )
+    split_seed: int = option("seed of that split", 0, low=0)
+    workers: int | None = option("decoding processes", None, low=0)
+    max_pixels: int = option("largest image accepted, from its header", 50_000_000, low=1)
+    background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training images, drawn from (seed, epoch, example id)."""
+
+    crop: str = option(
+        "none; translate: zero-pad and crop; resized: random area and aspect; scale: random shorter side, then crop",
+        choices=("none", "translate", "resized", "scale"),
+    )
+    pad: int = option("zero padding on each side for translate, px", 0, low=0)
+    area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
+    shorter_side: tuple[int, int] = option("range of the shorter side for scale, px", (256, 480), low=1)
+    flip: str | None = option(
+        "mirror: never, at random, or every other epoch", None, choices=("none", "random", "alternate")
+    )
+    cutout: int = option("side of the square set to the mean, px; 0 is off", 0, low=0)
+    mixup: float = option("alpha of mixup's Beta distribution; 0 is off", 0.0, low=0)
+    cutmix: float = option("alpha of cutmix's Beta distribution; 0 is off", 0.0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network; None keeps what the name stands for."""
+
+    name: str | None = option("a name from `plusx models`", None)
+    shortcut: str | None = option("shortcut option", None, choices=("A", "B", "C"))
+    stride_in: str | None = option("stride placement in a bottleneck", None, choices=("1x1", "3x3"))
+    stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
+    width: int | None = option("channels of the first stage", None, low=1)
+    init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
+    zero_init_last: bool = option("start each block's last batch-norm scale at zero (a departure)", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and the loss."""
+
+    name: str = option("optimizer", choices=("sgd", "adamw"))
+    lr: float = option("peak learning rate", low=0)
+    weight_decay: float = option("weight decay", low=0)
+    momentum: float = option("momentum (sgd) or beta1 (adamw)", 0.9, low=0)
+    nesterov: bool = option("Nesterov momentum (a departure)", False)
+    decay: str = option(
+        "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
+    )
+    clip_norm: float | None = option("largest gradient norm", None, low=0)
+    label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0)
+    body_lr: float = option("learning rate of all but the head, as a share of lr", 1.0, low=0)
+    freeze: str = option("parts that do not train", "none", choices=("none", "body"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the run; shares are of the whole run, so that `--epochs` rescales it."""
+
+    name: str = option("shape", choices=("multistep", "cosine", "linear"))
+    epochs: int | None = option("length of the run in epochs", None, low=1)
+    steps: int | None = option("length of the run in steps, instead of epochs", None, low=1)
+    warmup: float = option("share of the run that rises linearly to the peak", 0.0, low=0)
+    milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0)
+    factor: float = option("decay factor at each milestone", 0.1, low=0)
+    final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How steps are run, watched and saved."""
+
+    batch: int | None = option("examples per step, over all processes", None, low=1)
+    accumulate: int = option("micro-batches per step", 1, low=1)
+    precision: str = option("arithmetic of convolutions in training", "auto", choices=("auto", "fp32", "bf16"))
+    channels_last: bool = option("memory format N H W C", True)
+    compile: bool = option("torch.compile the network", False)
+    ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0)
+    evaluate_every: int = option("epochs between evaluations", 1, low=1)
+    select: str | None = option("which evaluation's weights become the model file", None, choices=("best", "last"))
+    checkpoint_steps: int | None = option("steps between checkpoints, besides the one at each epoch's end", None, low=1)
+    checkpoint_minutes: float = option("minutes between checkpoints", 5.0, low=0)
+    on_bad_image: str = option("a file that cannot be decoded", "error", choices=("error", "skip"))
+    device: str | None = option("cpu, cuda, cuda:1, …", None)
+    threads: int | None = option("CPU threads of the training process", None, low=1)
+    tensorboard: bool = option("also write TensorBoard events", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All of a run.
+
+    Raises:
+        ConfigError: at construction, with every problem at once.
+    """
+
+    recipe: str = option("recipe this came from")
+    seed: int = option("seed of initialisation, order and augmentation", 0, low=0)
+    data: DataConfig
+    augment: AugmentConfig
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    engine: EngineConfig
+
+    def __post_init__(self) -> None:
+        problems = [p for name, section in sections(self).items() for p in _section_problems(name, section)]
+        problems += _field_problems("", self, ("recipe", "seed")) + _cross_problems(self)
+        if problems:
+            raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "augment": AugmentConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "schedule": ScheduleConfig,
+    "engine": EngineConfig,
+}
+
+
+def sections(config: Config) -> dict[str, Any]:
+    """The sections of a config by name."""
+    return {name: getattr(config, name) for name in SECTIONS}
+
+
+def fields() -> list[dict[str, str]]:
+    """Every field for people: name, type, default and documentation."""
+    rows = []
+    for name, section in SECTIONS.items():
+        hints = typing.get_type_hints(section)
+        for f in dataclasses.fields(section):
+            choices = f.metadata["choices"]
+            kind = "|".join(choices) if choices else _type_name(hints[f.name])
+            default = "recipe" if f.default is MISSING else "auto" if f.default is None else str(f.default)
+            rows.append({"field": f"{name}.{f.name}", "type": kind, "default": default, "doc": f.metadata["doc"]})
+    return rows
+
+
+def replace(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with `{"section.field": value}` changed; `seed` and `recipe` have no section."""
+    top: dict[str, Any] = {}
+    by_section: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            by_section.setdefault(section, {})[name] = value
+        else:
+            top[name] = value
+    for section, values in by_section.items():
+        top[section] = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **top)
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`["optim.lr=0.1", …]` -> `{"optim.lr": 0.1, …}`, typed by the fields.
+
+    Raises:
+        ConfigError: an unknown field or a value of another type, all of them at once.
+    """
+    known = {
+        f"{s}.{f.name}": typing.get_type_hints(c)[f.name] for s, c in SECTIONS.items() for f in dataclasses.fields(c)
+    }
+    changes: dict[str, Any] = {}
+    problems = []
+    for text in texts:
+        key, equals, raw = text.partition("=")
+        if not equals:
+            problems.append(f"{text!r}: got no value, expected section.field=value")
+        elif key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            problems.append(f"{key}: no such field" + (f", did you mean {close[0]}?" if close else ""))
+        else:
+            try:
+                changes[key] = _parse(raw, known[key])
+            except ValueError:
+                problems.append(f"{key}: got {raw!r}, expected {_type_name(known[key])}")
+    if problems:
+        raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
+    return changes
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain JSON values; the inverse of `from_dict`."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(plain: Mapping[str, Any]) -> Config:
+    """A config from plain JSON values.
+
+    Raises:
+        ConfigError: unknown or missing fields, wrong types or values.
+    """
+    problems = [f"{key}: no such section" for key in plain if key not in SECTIONS and key not in ("recipe", "seed")]
+    built: dict[str, Any] = {key: plain[key] for key in ("recipe", "seed") if key in plain}
+    for name, section in SECTIONS.items():
+        given = plain.get(name, {})
+        names = {f.name for f in dataclasses.fields(section)}
+        problems += [f"{name}.{key}: no such field" for key in given if key not in names]
+        required = [f.name for f in dataclasses.fields(section) if f.default is MISSING]
+        problems += [f"{name}.{key}: missing" for key in required if key not in given]
+        if not problems:
+            built[name] = section(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    if "recipe" not in plain:
+        problems.append("recipe: missing")
+    if problems:
+        raise ConfigError("; ".join(problems), "The configuration was made by another version, or edited by hand.")
+    return Config(**built)
+
+
+def _arms(hint: Any) -> tuple[Any, bool]:
+    """A type hint -> (the type without None, whether None is allowed)."""
+    if isinstance(hint, types.UnionType):
+        kinds = [a for a in typing.get_args(hint) if a is not type(None)]
+        return kinds[0], True
+    return hint, False
+
+
+def _type_name(hint: Any) -> str:
+    kind, optional = _arms(hint)
+    item = typing.get_args(kind)
+    name = f"{item[0].__name__},{item[0].__name__}" if item else kind.__name__
+    return f"{name} or auto" if optional else name
+
+
+def _parse(raw: str, hint: Any) -> Any:
+    kind, optional = _arms(hint)
+    if optional and raw in ("auto", "none", "") and not (kind is str and raw == "none"):
+        return None
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(item(part) for part in raw.split(",") if part)
+    if kind is bool:
+        if raw.lower() not in ("true", "false"):
+            raise ValueError(raw)
+        return raw.lower() == "true"
+    if kind is int:
+        return int(raw.replace("_", ""))
+    return kind(raw)
+
+
+def _section_problems(name: str, section: Any) -> list[str]:
+    return _field_problems(f"{name}.", section, tuple(f.name for f in dataclasses.fields(section)))
+
+
+def _field_problems(prefix: str, owner: Any, names: tuple[str, ...]) -> list[str]:
+    hints = typing.get_type_hints(type(owner))
+    problems = []
+    for f in dataclasses.fields(owner):
+        if f.name not in names:
+            continue
+        value, (kind, optional) = getattr(owner, f.name), _arms(hints[f.name])
+        if value is None and optional:
+            continue
+        expected = _mismatch(value, kind, f.metadata)
+        if expected:
+            problems.append(f"{prefix}{f.name}: got {value!r}, expected {expected}{' or auto' if optional else ''}")
+    return problems
+
+
+def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
+    """What was expected, or '' when the value fits."""
+    if typing.get_origin(kind) is tuple:
+        items = typing.get_args(kind)
+        length = None if items[-1] is Ellipsis else len(items)
+        if not isinstance(value, tuple) or (length is not None and len(value) != length):
+            return f"{length or 'any number of'} values"
+        return next((text for v in value if (text := _mismatch(v, items[0], metadata))), "")
+    if metadata["choices"]:
+        return "" if value in metadata["choices"] else "one of " + ", ".join(metadata["choices"])
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        return str(kind.__name__)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    low = metadata["low"]
+    return f"at least {low:g}" if low is not None and value < low else ""
+
+
+def _cross_problems(config: Config) -> list[str]:
+    """Rules between fields."""
+    s, problems = config.schedule, []
+    if (s.epochs is None) == (s.steps is None):
+        problems.append("schedule: got epochs and steps both or neither, expected one of them")
+    if s.warmup > 1:
+        problems.append(f"schedule.warmup: got {s.warmup}, expected a share of the run, 0 to 1")
+    if list(s.milestones) != sorted(s.milestones) or any(m > 1 for m in s.milestones):
+        problems.append(f"schedule.milestones: got {s.milestones}, expected rising shares of the run, 0 to 1")
+    if config.data.val_fraction is not None and config.data.val_fraction >= 1:
+        problems.append(f"data.val_fraction: got {config.data.val_fraction}, expected less than 1")
+    if config.optim.label_smoothing >= 1:
+        problems.append(f"optim.label_smoothing: got {config.optim.label_smoothing}, expected less than 1")
+    if config.engine.ema >= 1:
+        problems.append(f"engine.ema: got {config.engine.ema}, expected less than 1")
+    if config.data.background > 255:
+        problems.append(f"data.background: got {config.data.background}, expected 0 to 255")
+    low, high = config.augment.area
+    if not 0 < low <= high <= 1:
+        problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")
+    if config.augment.shorter_side[0] > config.augment.shorter_side[1]:
+        problems.append(f"augment.shorter_side: got {config.augment.shorter_side}, expected low <= high")
+    return problems
