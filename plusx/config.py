@@ -150,6 +150,21 @@ class Config:
             raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the data says about itself; recipes and automatic choices start from it."""
+
+    n_train: int
+    n_val: int
+    n_classes: int
+    width: int  # median image width, px
+    height: int  # median image height, px
+    channels: int  # 1 when every image is gray, else 3
+    mirror: bool | None  # whether a mirrored image keeps its label; None when nobody can know
+    benchmark: bool  # a named set whose train/test split its authors fixed
+    files: bool  # image files rather than arrays in memory
+
+
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "augment": AugmentConfig,
