@@ -1,0 +1,26 @@
+"""What every test gets: few threads, no screen, a cache folder of its own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """PLUSX_CACHE in a temporary folder, for this process and those that tests start."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUSX_CACHE", str(cache))
+        yield cache
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    """Two threads at the start of each test, whatever the one before set."""
+    import torch
+
+    torch.set_num_threads(2)
