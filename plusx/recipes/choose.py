@@ -1,0 +1,159 @@
+"""The automatic choices: each fills one field that was left open and says why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from plusx.config import Config, Facts, replace
+
+SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One automatic choice: the field, the value it got, and the reason in a few words."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What choices may know about the hardware: the device type and the number of CPU cores."""
+
+    device: str
+    cores: int
+
+
+Rule = Callable[[Config, Facts, Machine], tuple[Any, str]]
+
+
+def default_recipe(facts: Facts, weights: bool, size: int | None) -> Choice:
+    """The recipe when none is named: by the image size and by whether weights are given."""
+    side = size or max(facts.width, facts.height)
+    seen = f"images are {facts.width} x {facts.height} px (median)" if size is None else f"the size is set to {size} px"
+    if weights:
+        return Choice("recipe", "photo-finetune", "weights are given")
+    if side <= SMALL_SIDE:
+        return Choice("recipe", "small", f"{seen}, up to {SMALL_SIDE}")
+    return Choice("recipe", "photo", f"{seen}, over {SMALL_SIDE}, and no weights are given")
+
+
+def choose(config: Config, facts: Facts, machine: Machine) -> tuple[Config, tuple[Choice, ...]]:
+    """Fill every open field that has a rule, in an order in which later rules may use earlier answers.
+
+    Returns:
+        The filled config and the choices made; fields that were set already are left alone and not listed.
+    """
+    choices = []
+    for name, rule in RULES.items():
+        section, field = name.split(".")
+        if getattr(getattr(config, section), field) is None:
+            value, reason = rule(config, facts, machine)
+            if value is not None:
+                config = replace(config, {name: value})
+                choices.append(Choice(name, value, reason))
+    return config, tuple(choices)
+
+
+def _device(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    return machine.device, "a CUDA device is present" if machine.device == "cuda" else "no CUDA device is present"
+
+
+def _channels(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
+    return facts.channels, "every image is gray" if facts.channels == 1 else "images have colour"
+
+
+def _size(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
+    if config.data.mode == "small":
+        side = min(max(facts.width, facts.height), SMALL_SIDE)
+        return max(side, 8), f"images are {facts.width} x {facts.height} px (median)"
+    side = min(facts.width, facts.height)
+    if machine.device == "cpu":
+        return min(128, max(32, side // 32 * 32)), "a third of the time of 224 px on a CPU; --size 224 sees more detail"
+    return min(224, max(32, side // 32 * 32)), "the paper's crop, or the images' shorter side if that is less"
+
+
+def _mode(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    side = config.data.size or max(facts.width, facts.height)
+    if side <= SMALL_SIDE and facts.n_train * side * side * facts.channels <= 4 * GIB:
+        return "small", f"{facts.n_train:,} images of {side} px fit in memory"
+    return "photo", "images are decoded by worker processes as they are needed"
+
+
+def _resize(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
+    size = config.data.size or 0
+    if config.data.mode == "small":
+        return size, "small images are seen whole"
+    return round(size / 0.875), "the centre crop keeps 7/8 of the shorter side, as in the paper (224 of 256)"
+
+
+def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
+    if config.data.mode == "small":
+        return 0, "images are in memory"
+    return max(1, min(machine.cores, 16)), f"one per CPU core ({machine.cores})"
+
+
+def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    if facts.mirror is None:
+        gray = facts.channels == 1
+        reason = (
+            "gray images may be characters, which mirroring changes" if gray else "a mirrored photo keeps its label"
+        )
+        return ("none" if gray else _mirror(config)), reason
+    return (
+        (_mirror(config), "a mirrored image keeps its label")
+        if facts.mirror
+        else ("none", "mirroring changes the label")
+    )
+
+
+def _mirror(config: Config) -> str:
+    """Alternating mirrors show both sides of every example in every two epochs, which pays in short runs."""
+    return "alternate" if config.data.mode == "small" else "random"
+
+
+def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    if config.data.mode == "small":
+        return (
+            "resnet18",
+            "18 layers in four stages, narrow: the best accuracy per minute of those measured on small images",
+        )
+    if machine.device == "cuda" and facts.n_train >= 20_000:
+        return "resnet50-v1.5", f"{facts.n_train:,} photos feed 50 layers on a GPU"
+    return "resnet18", "18 layers suit the number of photos and the device"
+
+
+def _small_resnet(config: Config) -> bool:
+    return config.data.mode == "small" and config.model.name == "resnet18"
+
+
+def _stem(config: Config, facts: Facts, machine: Machine) -> tuple[str | None, str]:
+    return ("cifar", "small images keep their resolution in the first layers") if _small_resnet(config) else (None, "")
+
+
+def _width(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
+    return (16, "a sixteenth of the multiply-adds of 64 channels") if _small_resnet(config) else (None, "")
+
+
+def _select(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    if facts.n_val == 0:
+        return "last", "there is no val split, and a test split must not select"
+    return "best", "the val split selects the weights"
+
+
+RULES: dict[str, Rule] = {
+    "engine.device": _device,
+    "data.mode": _mode,
+    "data.channels": _channels,
+    "data.size": _size,
+    "data.resize": _resize,
+    "data.workers": _workers,
+    "augment.flip": _flip,
+    "model.name": _model,
+    "model.stem": _stem,
+    "model.width": _width,
+    "engine.select": _select,
+}
