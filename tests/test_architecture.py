@@ -21,27 +21,29 @@ LAYERS = {
     "models": 2,
     "data": 2,
     "engine": 3,
-    "modelfile": 4,
-    "evaluate": 5,
-    "predict": 5,
-    "export": 5,
-    "serve": 6,
-    "report": 6,
-    "run": 7,
-    "study": 8,
-    "cli": 9,
-    "": 10,  # the package itself: re-exports only
-    "__main__": 10,
+    "classifier": 4,
+    "modelfile": 5,
+    "evaluate": 6,
+    "predict": 6,
+    "export": 6,
+    "serve": 7,
+    "report": 7,
+    "run": 8,
+    "study": 9,
+    "cli": 10,
+    "": 11,  # the package itself: re-exports only
+    "__main__": 11,
 }
 # Part -> modules, or beginnings of names of modules, that it may not import although they are lower.
 FORBIDDEN = {
     "engine": ("models", "data", "recipes"),
+    "classifier": ("recipes", "data"),
     "modelfile": ("recipes", "data"),
     "serve": ("recipes", "engine.trainer", "engine.step", "engine.optim", "engine.schedule", "engine.checkpoint"),
     "report": ("recipes", "engine.trainer", "engine.step", "engine.optim", "engine.schedule", "engine.checkpoint"),
 }
 # Exceptions to FORBIDDEN, named in the design.
-ALLOWED = {"modelfile": ("data.transforms", "data.decode")}
+ALLOWED = dict.fromkeys(("classifier", "modelfile"), ("data.transforms", "data.decode"))
 FUNCTION_LINES = {"train_step": 40, "fit": 120}
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HOPS = [("cli", "train", "train"), ("run", "train", "fit"), ("engine", "fit", "train_step")]
