@@ -73,7 +73,7 @@ class Arrays(Dataset[tuple[Tensor, int]]):
 
 
 def loader(source: Path, size: int, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Shuffled batches of augmented images, float32 (N, 3, size, size): translated from an `.npz`, cropped from a folder."""
+    """Shuffled, augmented float32 (N, 3, size, size): translated arrays from an `.npz`, random crops from a folder."""
     tail = [
         transforms.RandomHorizontalFlip(),
         transforms.PILToTensor(),

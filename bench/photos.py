@@ -1,0 +1,34 @@
+"""Generated photos: noise with the spectrum of natural images, as JPEG files of the usual quality and size.
+
+A photo of 500x375 px comes to about 95 KB, one of 12 megapixels to 4.7 MB, as from ImageNet and from a camera.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """An RGB image whose amplitudes fall as 1/f, as in photos, so that JPEG works as hard on it as on one."""
+    planes = np.zeros((height, width, 3), np.float32)
+    side = 4
+    while side < 2 * max(width, height):
+        rows, columns = min(height, side * height // width + 2), min(width, side)
+        noise = rng.normal(size=(rows, columns, 3)).astype(np.float32)
+        for c in range(3):
+            layer = Image.fromarray(noise[:, :, c]).resize((width, height), Image.Resampling.BICUBIC)
+            planes[:, :, c] += np.asarray(layer) / side**0.2
+        side *= 2
+    # Colours of a scene go together: most of the contrast is in the common part.
+    planes = 0.3 * planes + planes.mean(2, keepdims=True)
+    planes = 110 + 45 * (planes - planes.mean()) / planes.std()
+    return Image.fromarray(planes.clip(0, 255).astype(np.uint8))
+
+
+def write_photos(folder: Path, count: int, width: int = 500, height: int = 375, classes: int = 10) -> None:
+    """`folder/train/<class>/<n>.jpg`, quality 90; file n depends on n alone."""
+    for n in range(count):
+        path = folder / "train" / f"class{n % classes}" / f"{n}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(width, height, np.random.default_rng(n)).save(path, quality=90)
