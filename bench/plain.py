@@ -96,20 +96,24 @@ def counts(logits: Tensor, targets: Tensor) -> tuple[int, int]:
     return int(hits[:, :1].sum()), int(hits.sum())
 
 
-def steps(model: str, source: Path, size: int, batch: int, workers: int = 2) -> Iterator[int]:
-    """Trains one batch at each `next` and yields its number of images, over epoch after epoch."""
+def prepare(model: str, source: Path, size: int, batch: int, workers: int = 2) -> Callable[[], Iterator[int]]:
+    """A function that starts the loader and trains one batch at each `next`, yielding its images, epoch after epoch."""
     torch.manual_seed(0)
     batches = loader(source, size, batch, workers)
     network = ResNet20(10) if model == "resnet20" else getattr(models, model)(num_classes=10)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     network.train()
-    while True:
-        for images, targets in batches:
-            logits = network(images)
-            loss = criterion(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item(), counts(logits, targets)
-            yield len(images)
+
+    def steps() -> Iterator[int]:
+        while True:
+            for images, targets in batches:
+                logits = network(images)
+                loss = criterion(logits, targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item(), counts(logits, targets)
+                yield len(images)
+
+    return steps
