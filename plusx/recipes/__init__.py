@@ -3,15 +3,28 @@
 A new recipe is a function and one entry in `RECIPES`.
 """
 
+import inspect
 from collections.abc import Callable
 
 from plusx.config import Config, Facts
 from plusx.errors import ConfigError
-from plusx.recipes.choose import Choice, choose
+from plusx.recipes.choose import Choice, Machine, choose, default_recipe
 from plusx.recipes.photo import photo, photo_finetune
 from plusx.recipes.small import small
 
-__all__ = ["RECIPES", "Choice", "Recipe", "choose", "get_recipe", "photo", "photo_finetune", "small"]
+__all__ = [
+    "RECIPES",
+    "Choice",
+    "Machine",
+    "Recipe",
+    "choose",
+    "default_recipe",
+    "describe",
+    "get_recipe",
+    "photo",
+    "photo_finetune",
+    "small",
+]
 
 Recipe = Callable[[Facts], Config]
 
@@ -29,3 +42,8 @@ def get_recipe(name: str) -> Recipe:
             f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}.", "`plusx recipes` describes each."
         )
     return RECIPES[name]
+
+
+def describe() -> list[dict[str, str]]:
+    """Each recipe's name and docstring, for `plusx recipes`."""
+    return [{"name": name, "doc": inspect.getdoc(recipe) or ""} for name, recipe in RECIPES.items()]

@@ -1,0 +1,303 @@
+"""The command line: each command parses, calls one function and prints what it returns.
+
+Results for people and `--json` go to stdout, everything else to stderr. Exit codes: 0 done; 1 a clear error; 2 usage;
+129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM. Heavy imports stay inside the commands, so that `--help` is instant.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from plusx.errors import PlusxError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Residual networks from a folder of images to production: y = F(x) + x.",
+)
+
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="image folder, CSV/Parquet table, .npz file, or a name: digits …")
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder or a model file")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="change one field; repeatable")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stdout")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder to write")] = Path("demo"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train on a small real image folder, evaluate, predict, and show what to run next."""
+    from plusx.demo import demo as run_demo
+
+    run, evaluation, predictions = run_demo(out)
+    if as_json:
+        return _print_json(run.to_dict() | {"test": evaluation.to_dict(), "predictions": predictions})
+    _print_run(run)
+    _print_evaluation(evaluation)
+    _print_predictions(predictions)
+    _say(f"Open {run.report}")
+    _say(f"Next: plusx predict {run.folder} {out}/digits/test/7    labels for any files or folders")
+    _say("      plusx train YOUR_FOLDER              the same on your own images: one sub-folder per class")
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="run folder; default runs/<data>")] = None,
+    model: Annotated[str | None, typer.Option(help="a name from `plusx models`")] = None,
+    recipe: Annotated[str | None, typer.Option(help="a name from `plusx recipes`")] = None,
+    weights: Annotated[str | None, typer.Option(help="start from a model file or a .safetensors state_dict")] = None,
+    epochs: Annotated[int | None, typer.Option(help="length of the run; the schedule rescales")] = None,
+    size: Annotated[int | None, typer.Option(metavar="PX", help="side of the network input")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of initialisation, order, augmentation")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="insist that RUN exists and continue it")] = False,
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train on DATA and write a run folder; the same command on an unfinished RUN continues it."""
+    from plusx.run import train as run_train
+
+    result = run_train(
+        data,
+        out=out,
+        model=model,
+        recipe=recipe,
+        weights=weights,
+        epochs=epochs,
+        size=size,
+        seed=seed,
+        resume=resume,
+        overrides=overrides or (),
+    )
+    if as_json:
+        return _print_json(result.to_dict())
+    _print_run(result)
+    _say(f"Open {result.report}")
+    _say(f"Next: plusx predict {result.folder} FILES…")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[str | None, typer.Option(help="train, val or test; default test, else val")] = None,
+    protocol: Annotated[str, typer.Option(help="how an image is viewed: 1-crop is the centre")] = "1-crop",
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Exact metrics of MODEL on DATA: every example exactly once, classes matched by name."""
+    from plusx.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(model, data, split=split, protocol=protocol, overrides=overrides or ())
+    if as_json:
+        return _print_json(result.to_dict())
+    _print_evaluation(result)
+
+
+@app.command()
+def predict(
+    model: Model,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="image files, folders, or quoted globs")],
+    top: Annotated[int, typer.Option(min=1, help="labels per image")] = 5,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write .csv, .jsonl or .parquet instead")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Labels for files, folders and globs; a bad file is reported and the rest answered."""
+    from plusx.predict import predict as run_predict
+    from plusx.predict import write
+
+    rows = run_predict(model, paths, top=top)
+    if out is not None:
+        write(rows, out)
+        _say(f"{len(rows):,} rows written to {out}", stderr=as_json)
+    if as_json:
+        _print_json(rows)
+    elif out is None:
+        _print_predictions(rows)
+    bad = [row for row in rows if "error" in row]
+    if bad:
+        raise PlusxError(f"{len(bad)} of {len(rows)} files could not be read; the others are answered.")
+
+
+@app.command()
+def check(data: Data, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Read every file of DATA and report what is unreadable, odd, duplicate or leaking; change nothing."""
+    from plusx.run import check as run_check
+
+    report = run_check(data, overrides=overrides or ())
+    if as_json:
+        return _print_json(report.to_dict())
+    for line in report.lines():
+        _say(line)
+
+
+@app.command()
+def models(as_json: Json = False, debug: Debug = False) -> None:
+    """List the networks with their parameters and multiply-adds."""
+    from plusx.models import table
+
+    rows = table()
+    if as_json:
+        return _print_json(rows)
+    _print_table(("name", "input", "parameters", "multiply-adds"), (_model_row(row) for row in rows))
+    _say(
+        "Any 6n+2 depth works (plain20, resnet1202), and any resmlp-BLOCKSxWIDTH; --set model.FIELD=VALUE for options."
+    )
+
+
+@app.command()
+def recipes(
+    fields: Annotated[bool, typer.Option("--fields", help="list every field that --set takes")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the recipes, or with --fields every field of a configuration."""
+    from plusx import config
+    from plusx.recipes import describe
+
+    if fields:
+        rows = config.fields()
+        if as_json:
+            return _print_json(rows)
+        _print_table(("field", "takes", "default", "what it is"), (tuple(row.values()) for row in rows))
+        return
+    described = describe()
+    if as_json:
+        return _print_json(described)
+    for row in described:
+        _say(f"{row['name']}\n{row['doc']}\n")
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Show versions, devices and the fast paths in use, with a self-check of them."""
+    from plusx.doctor import examine
+
+    report = examine()
+    if as_json:
+        _print_json(report)
+    else:
+        _print_table(("what", "found"), ((key, str(value)) for key, value in report.items() if key != "checks"))
+        _print_table(("self-check", "result", "detail"), (tuple(map(str, row.values())) for row in report["checks"]))
+    if not all(row["ok"] for row in report["checks"]):
+        raise PlusxError("A self-check failed; see the table.", "Re-install the pinned versions of constraints.txt.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = typer.main.get_command(app).main(args=list(arguments), prog_name="plusx", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except PlusxError as error:
+        code = _report_error(error, arguments)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report_error(error: PlusxError, arguments: Sequence[str]) -> int:
+    """One line for people, or one JSON value; the traceback only with --debug."""
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    _say(f"plusx: {error.message} {error.hint}".rstrip(), stderr=True)
+    return int(getattr(error, "exit_code", 1))
+
+
+def _say(text: str, *, stderr: bool = False) -> None:
+    Console(stderr=stderr, soft_wrap=True, highlight=False).print(_visible(text), markup=False)
+
+
+def _visible(text: str) -> str:
+    """Control characters as escapes, so that no file name can steer the terminal; line breaks stay."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_visible(cell)) for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _print_run(run: Any) -> None:
+    result = run.to_dict()
+    final, watched = result["final"], result["watched"]
+    state = "was finished before: nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
+    _say(f"{result['model']} after {result['epochs']} epochs on {result['n_train']:,} images {state}")
+    _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
+    if run.selected == "best":
+        best = result["best"]
+        _say(
+            f"{watched}: top-1 {_percent(best['top1'])} at epoch {best['epoch']}, the weights kept in {run.model_file}"
+        )
+    else:
+        _say(f"Model file: {run.model_file}")
+
+
+def _print_evaluation(evaluation: Any) -> None:
+    e = evaluation
+    _say(
+        f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
+        f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {e.n:,} images, {e.protocol}"
+    )
+    for note in e.notes:
+        _say(f"note: {note}")
+    if len(e.per_class) <= 100:
+        rows = (
+            (name, f"{c['n']:,}", _percent(c["precision"]), _percent(c["recall"]), _percent(c["f1"]))
+            for name, c in e.per_class.items()
+        )
+        _print_table(("class", "n", "precision", "recall", "F1"), rows)
+
+
+def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        if "error" in row:
+            _say(f"{row['path']}: {row['error']}", stderr=True)
+        else:
+            _say(f"{row['path']}: " + ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"]))
+
+
+def _model_row(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["name"], row["input"], f"{row['params']:,}", f"{row['macs'] / 1e6:,.2f} M"

@@ -1,0 +1,96 @@
+"""What plusx finds on this machine, and a self-check of the fast paths that it would use."""
+
+import io
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import torch
+from PIL import Image, features
+
+from plusx.data import decode
+from plusx.models import create_model
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices and fast paths, and `checks`: a list of `{check, ok, detail}`, each really run."""
+    return {
+        "plusx": metadata.version("plusx"),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "system": platform.platform(),
+        "cpu": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",
+        "jpeg decoder": "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg (slow)",
+        "checks": [_run_check(name, check) for name, check in CHECKS.items()],
+    }
+
+
+def _run_check(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "detail": check()}
+    except Exception as error:  # a broken installation may fail in any way, and doctor has to say how
+        return {"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"}
+
+
+def _decodes() -> str:
+    """A JPEG written and read back is the same picture to within its compression."""
+    ramp = Image.linear_gradient("L").convert("RGB")
+    buffer = io.BytesIO()
+    ramp.save(buffer, "JPEG", quality=95)
+    image = decode(buffer.getvalue(), channels=3)
+    wanted = torch.arange(256).view(1, 256, 1).expand(3, 256, 256)
+    worst = int((image.int() - wanted).abs().max())
+    if worst > 4:
+        raise ValueError(f"a decoded ramp is off by {worst} of 255")
+    return f"JPEG ramp within {worst} of 255"
+
+
+def _bf16_convolution() -> str:
+    """bfloat16 convolutions agree with float32 and, where the hardware has them, are faster."""
+    x = torch.randn(32, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode():
+        exact, t32 = _timed(lambda: conv(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            half, t16 = _timed(lambda: conv(x))
+    error = float((half.float() - exact).norm() / exact.norm())
+    if error > 0.01:
+        raise ValueError(f"bf16 differs from fp32 by {error:.1%}")
+    return f"{t32 / t16:.1f}x the speed of fp32, relative difference {error:.2%}"
+
+
+def _timed(call: Callable[[], torch.Tensor], repeats: int = 5) -> tuple[torch.Tensor, float]:
+    """The result of a call and its shortest time in seconds, after one warm-up."""
+    result = call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+    return result, min(times)
+
+
+def _channels_last() -> str:
+    """Both memory formats give the same logits."""
+    torch.manual_seed(0)
+    model, x = create_model("resnet20", num_classes=10).eval(), torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        plain = model(x)
+        last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    worst = float((plain - last).abs().max() / plain.abs().max())
+    if worst > 1e-4:
+        raise ValueError(f"logits differ by {worst:.1e}")
+    return f"logits within {worst:.0e}, relative"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "image decoding": _decodes,
+    "bf16 convolutions": _bf16_convolution,
+    "channels_last": _channels_last,
+}

@@ -1,0 +1,156 @@
+"""What a run is going to do: the user's request, and every decision made from it before the first step."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plusx import config as configs
+from plusx.config import Config, DataConfig, Facts
+from plusx.data import Preprocess
+from plusx.errors import ConfigError, ModelFileError
+from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
+
+FORMAT = 1
+PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; two equal requests are the same run."""
+
+    data: str
+    model: str | None = None
+    recipe: str | None = None
+    weights: str | None = None
+    epochs: int | None = None
+    size: int | None = None
+    seed: int | None = None
+    overrides: tuple[str, ...] = ()
+
+    def changes(self) -> dict[str, Any]:
+        """The flags and `--set` values as changes of config fields.
+
+        Raises:
+            ConfigError: a `--set` that names no field or has a value of another type.
+        """
+        flags = {"model.name": self.model, "schedule.epochs": self.epochs, "data.size": self.size, "seed": self.seed}
+        changes = {key: value for key, value in flags.items() if value is not None}
+        changes |= configs.parse_overrides(self.overrides)
+        if changes.get("schedule.steps"):
+            changes["schedule.epochs"] = None
+        elif "schedule.epochs" in changes:
+            changes["schedule.steps"] = None
+        return changes
+
+    def data_config(self) -> DataConfig:
+        """The data section as far as the user set it: what opening the data needs."""
+        prefix = "data."
+        given = {k.removeprefix(prefix): v for k, v in self.changes().items() if k.startswith(prefix)}
+        return DataConfig(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every decision of a run; `config.json` is this."""
+
+    request: Request
+    config: Config
+    choices: tuple[Choice, ...]
+    facts: Facts
+    preprocess: Preprocess
+    versions: dict[str, str]
+
+
+def decide(request: Request, facts: Facts) -> tuple[Config, tuple[Choice, ...]]:
+    """The full config for a request on data of which `facts` are known, with the automatic choices and their reasons.
+
+    Raises:
+        ConfigError: an unknown recipe or model, or values that do not fit; all problems at once.
+    """
+    picked = default_recipe(facts, request.weights is not None, request.size)
+    config = get_recipe(request.recipe or picked.value)(facts)
+    config = configs.replace(config, request.changes())
+    machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=len(os.sched_getaffinity(0)))
+    config, choices = choose(config, facts, machine)
+    return config, choices if request.recipe else (picked, *choices)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a result, and the CPU capability that PyTorch uses."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return found | {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write `config.json`: to a temporary file first, so that it is there whole or not at all."""
+    plain = {
+        "format": FORMAT,
+        "request": dataclasses.asdict(plan.request),
+        "config": configs.to_dict(plan.config),
+        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
+        "facts": dataclasses.asdict(plan.facts),
+        "preprocess": plan.preprocess.to_dict(),
+        "versions": plan.versions,
+    }
+    write_json(path, plain)
+
+
+def read_plan(path: Path, request: Request) -> Plan:
+    """The decisions of an unfinished run, for the request that made them.
+
+    Raises:
+        ConfigError: the folder holds another run; the message says what differs.
+        ModelFileError: the file is damaged or of a newer format.
+    """
+    plain = read_json(path)
+    if plain.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: format {plain.get('format')}, this version reads {FORMAT}.", "Use another --out."
+        )
+    recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
+    old, new = dataclasses.asdict(recorded), dataclasses.asdict(request)
+    differ = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
+    if differ:
+        raise ConfigError(
+            f"{path.parent} holds a run of another command: {'; '.join(differ)}.",
+            "Repeat that command to continue it, or name another folder with --out.",
+        )
+    return Plan(
+        request=recorded,
+        config=configs.from_dict(plain["config"]),
+        choices=tuple(Choice(**choice) for choice in plain["choices"]),
+        facts=Facts(**plain["facts"]),
+        preprocess=Preprocess.from_dict(plain["preprocess"]),
+        versions=plain["versions"],
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a crash leaves the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of the run folder.
+
+    Raises:
+        ModelFileError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: cannot be read ({error}).", "Restore it, or start again in another folder."
+        ) from None
