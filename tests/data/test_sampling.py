@@ -1,0 +1,91 @@
+"""Order and random numbers: permutations, uniformity, independence, constant memory, batch plans."""
+
+import itertools
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, uniform
+from plusx.errors import DataError
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 16, 17, 100, 1000, 10_007])
+def test_order_is_a_permutation_and_slices_agree(n: int) -> None:
+    whole = order(n, 3, 5, 0, n)
+    assert np.array_equal(np.sort(whole), np.arange(n))
+    cuts = [0, n // 3, n // 2, n]
+    assert np.array_equal(np.concatenate([order(n, 3, 5, a, b) for a, b in itertools.pairwise(cuts)]), whole)
+
+
+def test_order_depends_on_seed_and_epoch_and_is_recorded() -> None:
+    assert order(10, 0, 0, 0, 10).tolist() == RECORDED
+    assert not np.array_equal(order(100, 0, 0, 0, 100), order(100, 0, 1, 0, 100))
+    assert not np.array_equal(order(100, 0, 0, 0, 100), order(100, 1, 0, 0, 100))
+
+
+def test_every_small_permutation_is_equally_likely() -> None:
+    for n, possible in ((2, 2), (3, 6), (4, 24), (5, 120)):
+        draws = 40 * possible
+        seen = Counter(tuple(order(n, 0, epoch, 0, n).tolist()) for epoch in range(draws))
+        chi2 = sum((seen[p] - 40) ** 2 / 40 for p in itertools.permutations(range(n)))
+        assert chi2 < possible + 5 * (2 * possible) ** 0.5  # mean + 5 sigma of chi-squared
+
+
+def test_neighbours_in_the_order_are_unrelated() -> None:
+    ids = order(50_000, 1, 2, 0, 50_000).astype(float)
+    assert abs(np.corrcoef(ids[:-1], ids[1:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(ids, np.arange(50_000))[0, 1]) < 0.02
+    assert abs(np.corrcoef(ids, order(50_000, 1, 3, 0, 50_000))[0, 1]) < 0.02
+
+
+def test_a_billion_examples_cost_what_the_slice_costs() -> None:
+    start = time.perf_counter()
+    ids = order(10**9, 0, 0, 10**9 - 4096, 10**9)
+    assert time.perf_counter() - start < 0.25  # about 2 ms on an idle core
+    assert len(set(ids.tolist())) == 4096
+    assert 0 <= ids.min() < ids.max() < 10**9
+
+
+def test_uniform_is_uniform_and_streams_are_independent() -> None:
+    ids = np.arange(100_000)
+    a, b = uniform(0, 0, ids, Stream.SHIFT, 2).T
+    assert np.array_equal(b, uniform(0, 0, ids, Stream.SHIFT + 1))
+    for values in (a, b):
+        counts, _ = np.histogram(values, 100, (0, 1))
+        assert ((counts - 1000) ** 2 / 1000).sum() < 100 + 5 * 200**0.5
+    others = (b, uniform(1, 0, ids, Stream.SHIFT), uniform(0, 1, ids, Stream.SHIFT), np.roll(a, 1))
+    assert all(abs(np.corrcoef(a, other)[0, 1]) < 0.02 for other in others)
+    assert 0 <= a.min() < a.max() < 1
+
+
+def test_uniform_depends_on_the_id_alone() -> None:
+    ids = np.array([5, 17, 99])
+    assert np.array_equal(uniform(2, 3, ids, Stream.FLIP), uniform(2, 3, np.arange(100), Stream.FLIP)[ids])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 8, 128])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 9, 127, 128, 129, 191, 192, 193, 1000])
+def test_batch_plan_loses_nothing_and_leaves_no_single_image(n: int, batch: int) -> None:
+    plan = batch_bounds(n, batch)
+    bounds = [plan.bounds(step) for step in range(plan.steps)]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == n
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
+    sizes = [stop - start for start, stop in bounds]
+    assert max(sizes) <= batch or (batch == 2 and sizes[-1] == 3)
+    assert batch == 1 or min(sizes) > 1
+    assert all(size == batch for size in sizes[:-2])
+    assert 2 * sizes[-1] >= min(batch, n)
+
+
+def test_batch_plan_of_a_billion_and_of_one() -> None:
+    plan = BatchPlan(10**9, 4096)
+    assert plan.steps == 244_141
+    assert plan.bounds(plan.steps - 1)[1] == 10**9
+    with pytest.raises(DataError, match="1 training example"):
+        batch_bounds(1, 8)
+
+
+RECORDED = [4, 2, 1, 0, 3, 6, 9, 5, 7, 8]
