@@ -1,0 +1,147 @@
+"""What a data set is: splits of examples in a fixed order, classes that are names, notes for people."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total); total is 0 when nobody knows it."""
+
+MAX_LISTED = 5  # names shown in one message; the rest is a number
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The examples of one split, in a fixed order; an example's id is its position.
+
+    Arguments:
+        name: train, val, test, or all where a source has no splits.
+        targets: class ids, int64 (N,); or 0 and 1 for several labels an image, float32 (N, K).
+        paths: absolute paths, or None for images in memory.
+        names: short names for people: the path below the data's root, or `train/123`.
+        images: uint8 (N, C, H, W), or None for files.
+    """
+
+    name: str
+    targets: NDArray[Any]
+    paths: tuple[str, ...] | None
+    names: tuple[str, ...]
+    images: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, keep: NDArray[np.bool_], name: str | None = None) -> "Split":
+        """The examples where `keep` (N,) is true, in the same order."""
+        ids = np.flatnonzero(keep)
+        return Split(
+            name=name or self.name,
+            targets=self.targets[ids],
+            paths=None if self.paths is None else tuple(self.paths[i] for i in ids),
+            names=tuple(self.names[i] for i in ids),
+            images=None if self.images is None else self.images[ids],
+        )
+
+    def counts(self, n_classes: int) -> NDArray[np.int64]:
+        """Examples of each class, (K,)."""
+        multi = self.targets.ndim == 2
+        totals = self.targets.sum(axis=0) if multi else np.bincount(self.targets, minlength=n_classes)
+        return np.asarray(totals, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Splits with one list of classes.
+
+    Arguments:
+        name: short name for people.
+        root: folder or file it was read from.
+        classes: names; a class id is a position in this list, in every split.
+        task: "single", or "multi" for several labels an image.
+        splits: by name: train, val, test; or all, where the source has none and none was asked for.
+        notes: counted notices for people; nothing is left out without one.
+        faults: what keeps it from being used as it is; `open_dataset` raises them, `check` lists them.
+        mirror: whether a mirrored image keeps its label; None when nobody can know.
+        benchmark: a named set whose splits are fixed.
+    """
+
+    name: str
+    root: str
+    classes: tuple[str, ...]
+    task: str
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    mirror: bool | None = None
+    benchmark: bool = False
+
+    @property
+    def watched(self) -> Split | None:
+        """The split that is evaluated during training: val, else test."""
+        return self.splits.get("val", self.splits.get("test"))
+
+    def changed(self, *, splits: dict[str, Split] | None = None, notes: tuple[str, ...] = ()) -> "Dataset":
+        """A copy with other splits and more notes."""
+        return dataclasses.replace(
+            self, splits=self.splits if splits is None else splits, notes=tuple(dict.fromkeys((*self.notes, *notes)))
+        )
+
+
+def untrainable(dataset: Dataset) -> list[str]:
+    """Why no classifier can be trained on it; empty when one can."""
+    if not any(len(s) for s in dataset.splits.values()):
+        return ["no images found"]
+    train = dataset.splits.get("train", dataset.splits.get("all"))
+    if train is None:
+        return [f"got {listed(dataset.splits)}, expected a train split"]
+    problems = []
+    if len(dataset.classes) < 2:
+        problems.append(f"got one class ({listed(dataset.classes)}), expected at least 2")
+    counts = {name: split.counts(len(dataset.classes)) for name, split in dataset.splits.items()}
+    empty = [k for k in range(len(dataset.classes)) if counts[train.name][k] == 0]
+    for name in dataset.splits:
+        strange = [dataset.classes[k] for k in empty if counts[name][k]]
+        if strange:
+            problems.append(f"{name} has images of {plural('class', len(strange))} that train lacks: {listed(strange)}")
+    bare = [dataset.classes[k] for k in empty if not any(c[k] for c in counts.values())]
+    if bare:
+        problems.append(f"{plural('class', len(bare))} without images: {listed(bare)}")
+    return problems
+
+
+def natural_key(text: str) -> tuple[Any, ...]:
+    """A sort key that puts 2 before 10: digit runs compare by value, at any length."""
+    parts = re.split(r"([0-9]+)", text)
+    values = (p.lstrip("0") if i % 2 else p for i, p in enumerate(parts))
+    return tuple((len(v), v) if i % 2 else v for i, v in enumerate(values)), text
+
+
+def show(text: str) -> str:
+    """A name as one harmless line: control, direction and undecodable characters as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def listed(names: Any) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    text = ", ".join(show(n) for n in names[:MAX_LISTED])
+    return text + (f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else "")
+
+
+def plural(word: str, n: int) -> str:
+    """`3 files`, `1 file`, `2 classes`."""
+    return f"{n:,} {word}{'' if n == 1 else 'es' if word.endswith('s') else 's'}"

@@ -1,0 +1,210 @@
+"""Bring a published file into the cache: verified before it exists under its name, never executed, never trusted."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from plusx.data.dataset import Progress, show
+from plusx.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+CHUNK = 1 << 20
+TIMEOUT = 30.0  # seconds without a byte
+MAX_MEMBERS = 10_000  # entries looked at in an archive
+
+
+def cache_folder() -> Path:
+    """Where downloads and scans are kept: $PLUSX_CACHE, else ~/.cache/plusx."""
+    given = os.environ.get("PLUSX_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "plusx"
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    limit: int,
+    verify: Callable[[Path], object],
+    hint: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Download `url` to `target`, which appears only whole and verified. Two processes at once download once.
+
+    The address is https, or http on this machine; a redirect may lead to https and nowhere else. At most `limit` bytes
+    are accepted, `verify` raises for a file that is not the published one, `hint` says what to do without a network.
+
+    Raises:
+        DataError: offline ($PLUSX_OFFLINE=1 too), refused, too large, damaged, or no room.
+    """
+    if os.environ.get("PLUSX_OFFLINE", "") not in ("", "0"):
+        raise DataError(f"{target.name} is not here and PLUSX_OFFLINE forbids to download it", hint)
+    if not _allowed(url):
+        raise DataError(f"{show(url)}: got a scheme that is not https", hint)
+    try:
+        with locked(target.parent / f".{target.name}.lock", hint), _temporary(target) as temporary:
+            if not target.exists():  # else another process brought it
+                _receive(url, temporary, limit, progress)
+                verify(temporary)
+                os.replace(temporary, target)
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{target.parent}: no room for {target.name}", "Free some space or set PLUSX_CACHE."
+            ) from error
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise DataError(f"{show(url)}: download failed: {show(str(reason))}", hint) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, hint: str = "") -> Iterator[None]:
+    """Hold a lock between processes; the system lets go of it when a process dies.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be written: {error.strerror}", hint) from error
+    with file:
+        if fcntl:  # elsewhere two downloads at once cost time, nothing else
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: int) -> None:
+    """Write the named members of a tar archive to `folder`, which appears only whole and verified.
+
+    No path, link, owner or mode of the archive is used: a member is found by its exact name, has to be a regular file
+    of the SHA-256 in `members`, and is written under its base name, at most `limit` bytes in all. So nothing can land
+    elsewhere.
+
+    Raises:
+        DataError: a damaged archive, a member that is missing, of another kind or content, or over the limit.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    missing = dict(members)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as temporary:
+        try:
+            with tarfile.open(archive) as tar:
+                for count, member in enumerate(tar):
+                    if not missing or count >= MAX_MEMBERS:
+                        break
+                    stream = tar.extractfile(member) if member.name in missing and member.isreg() else None
+                    if stream is None:
+                        continue
+                    limit -= member.size
+                    if limit < 0:
+                        raise DataError(f"{archive}: {show(member.name)} is larger than expected", "Delete the file.")
+                    expected = missing.pop(member.name)
+                    with open(Path(temporary) / Path(member.name).name, "xb") as out:
+                        shutil.copyfileobj(stream, out)
+                    verify_sha256(Path(temporary) / Path(member.name).name, expected)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise DataError(
+                f"{archive}: damaged archive: {show(str(error))}", "Delete the file and try again."
+            ) from error
+        if missing:
+            raise DataError(f"{archive}: has no file {show(next(iter(missing)))}", "Delete the file and try again.")
+        folder.mkdir(exist_ok=True)
+        for name in members:
+            os.replace(Path(temporary) / Path(name).name, folder / Path(name).name)
+
+
+def verify_sha256(path: Path, expected: str) -> None:
+    """Raise DataError unless the file's SHA-256 is `expected`."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise DataError(f"{path}: got the SHA-256 {found}, expected {expected}", "Delete the file and get it again.")
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Progress | None]:
+    """A bar of bytes on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def _receive(url: str, temporary: Path, limit: int, progress: Progress | None) -> None:
+    opener = urllib.request.OpenerDirector()  # not build_opener, which adds file: and ftp:
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    request = urllib.request.Request(url, headers={"User-Agent": "plusx", "Accept-Encoding": "identity"})
+    with opener.open(request, timeout=TIMEOUT) as response, open(temporary, "wb") as file:
+        total = int(response.headers.get("Content-Length") or 0)
+        if total > limit:
+            raise DataError(f"{show(url)}: the server sends {total:,} bytes, expected at most {limit:,}")
+        done = 0
+        while block := response.read(min(CHUNK, limit + 1 - done)):
+            done += len(block)
+            if done > limit:
+                raise DataError(f"{show(url)}: the server sends more than {limit:,} bytes")
+            file.write(block)
+            if progress:
+                progress(done, total)
+        if done < total:
+            raise DataError(f"{show(url)}: got {done:,} of {total:,} bytes", "Try again.")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _allowed(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects to https, or from this machine to itself."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme != "https" and not (_allowed(newurl) and urlsplit(req.full_url).scheme == "http"):
+            raise urllib.error.URLError(f"refused a redirect to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A path beside `target` that is gone afterwards, whatever happened."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""A folder of class folders, with train, val and test folders above them or without."""
+
+import os
+from collections import Counter
+
+import numpy as np
+
+from plusx.config import DataConfig
+from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, natural_key, plural, show
+from plusx.errors import DataError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def read(source: str, config: DataConfig) -> Dataset:
+    """Every image of the class folders below `source`, at any depth; a class is a folder's name.
+
+    Hidden files are never seen. All else that is left out is counted in a note: other files, images outside a class
+    folder, links that leave the folder or lead back into it.
+
+    Raises:
+        DataError: a folder that cannot be read; two folders for one split; images without class folders.
+    """
+    root = os.path.abspath(source)
+    left_out: Counter[str] = Counter()
+    top = _subfolders(root, left_out)
+    parts = _split_folders(top, root, left_out)
+    trees = {name: _subfolders(path, left_out) for name, path in parts.items()} if parts else {"all": top}
+    classes = tuple(sorted({name for tree in trees.values() for name in tree}, key=natural_key))
+    if not classes and left_out["images outside a class folder"]:
+        raise DataError(
+            f"{show(root)}: got {plural('image', left_out['images outside a class folder'])} and no class folders",
+            "Put the images of each class in a folder with the class's name, or give a table with path,label.",
+        )
+    splits = {name: _split(name, tree, classes, root, left_out) for name, tree in trees.items()}
+    notes = tuple(f"left out: {what} ({n:,})" for what, n in sorted(left_out.items()))
+    return Dataset(os.path.basename(root), root, classes, "single", splits, notes)
+
+
+def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> dict[str, str]:
+    """The folders that hold class folders under a split's name; a folder of images called `test` is a class."""
+    parts: dict[str, str] = {}
+    for name, path in top.items():
+        split = SPLIT_ALIASES.get(name.lower())
+        if not split or not any(e.is_dir() and not hidden(e.name) for e in _entries(path)):
+            continue
+        if not _inside(os.path.realpath(path), root):
+            left_out["links that leave the folder"] += 1
+            continue
+        if split in parts:
+            raise DataError(
+                f"{show(root)}: got {show(os.path.basename(parts[split]))} and {show(name)}, which both mean {split}",
+                "Keep one of the two folders.",
+            )
+        parts[split] = path
+    if parts:
+        beside = [name for name, path in top.items() if path not in parts.values()]
+        left_out.update(f"folder {show(name)} beside the splits" for name in beside)
+    return {name: parts[name] for name in ("train", "val", "test") if name in parts}
+
+
+def hidden(name: str) -> bool:
+    """Files and folders that systems leave behind: never classes, never examples."""
+    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends as one of the accepted formats does."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _split(name: str, tree: dict[str, str], classes: tuple[str, ...], root: str, left_out: Counter[str]) -> Split:
+    paths: list[str] = []
+    targets: list[int] = []
+    for k, label in enumerate(classes):
+        if label in tree:
+            found = _walk(tree[label], root, left_out)
+            paths += found
+            targets += [k] * len(found)
+    start = len(os.path.join(root, ""))
+    return Split(name, np.asarray(targets, np.int64), tuple(paths), tuple(p[start:] for p in paths))
+
+
+def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
+    """The visible folders right below `folder`, naturally sorted; files beside them are counted."""
+    found = {}
+    for entry in _entries(folder):
+        if hidden(entry.name):
+            continue
+        if entry.is_dir():
+            found[entry.name] = entry.path
+        else:
+            left_out["images outside a class folder" if is_image(entry.name) else _other(entry.name)] += 1
+    return {name: found[name] for name in sorted(found, key=natural_key)}
+
+
+def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
+    """The image files below `top`, sorted. Each real folder is read once, so that loops of links end."""
+    found: list[str] = []
+    pending, seen = [top], set()
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(folder)
+        if os.path.islink(folder) and not _inside(real, root):
+            left_out["links that leave the folder"] += 1
+            continue
+        if real in seen or _inside(os.path.realpath(os.path.dirname(folder)), real):
+            left_out["links to a folder already read"] += 1
+            continue
+        seen.add(real)
+        for entry in _entries(folder):
+            if hidden(entry.name):
+                continue
+            if entry.is_dir():
+                pending.insert(0 if entry.is_symlink() else len(pending), entry.path)  # links last: real names win
+            elif not is_image(entry.name):
+                left_out[_other(entry.name)] += 1
+            elif entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
+                left_out["links that leave the folder"] += 1
+            elif not entry.is_file():
+                left_out["broken links, pipes or devices"] += 1
+            else:
+                found.append(entry.path)
+    return sorted(found)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(
+            f"{show(folder)}: cannot be read: {error.strerror}", "Check the folder and its permissions."
+        ) from error
+
+
+def _inside(real: str, folder: str) -> bool:
+    """Whether the resolved path `real` is `folder` or below it."""
+    return os.path.join(real, "").startswith(os.path.join(os.path.realpath(folder), ""))
+
+
+def _other(name: str) -> str:
+    """How a file that is no image is counted: by its extension, when that is a plain one."""
+    extension = os.path.splitext(name)[1].lower()
+    return f"files of type {extension}" if extension[1:].isalnum() and len(extension) < 8 else "files of another type"

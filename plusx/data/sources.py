@@ -1,0 +1,76 @@
+"""Open whatever DATA names. A new kind of source is a reader and one entry in `SOURCES`."""
+
+import difflib
+import functools
+import os
+from collections.abc import Callable
+
+from plusx.config import DataConfig
+from plusx.data import arrays, folder, named, table
+from plusx.data.dataset import Dataset, show, untrainable
+from plusx.data.split import hold_out
+from plusx.errors import DataError
+
+FOLDER = "/"
+SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
+    "digits": named.digits,
+    "fashion-mnist": functools.partial(named.read, named.FASHION_MNIST),
+    "cifar10": functools.partial(named.read, named.CIFAR10),
+    "cifar100": functools.partial(named.read, named.CIFAR100),
+    FOLDER: folder.read,
+    ".csv": table.read,
+    ".tsv": table.read,
+    ".parquet": table.read,
+    ".npz": arrays.read,
+}
+"""Readers by name of a data set, or by how a path ends; `/` is a folder."""
+
+
+def open_dataset(source: str, config: DataConfig, *, training: bool = True) -> Dataset:
+    """The data set that `source` names: a folder, a table, an `.npz`, or a name such as `digits`.
+
+    Arguments:
+        source: what the user typed. A name wins over a folder; `./digits` is a folder.
+        config: `root`, `val_fraction` and `split_seed` matter here.
+        training: hold out `val` where there is none and refuse what cannot be trained on. Without it the splits are
+            those found, and data without splits is one split `all`.
+
+    Raises:
+        DataError: nothing there, unreadable, or unfit for training; the message lists every reason.
+    """
+    dataset = read(source, config)
+    problems = [*dataset.faults, *(untrainable(dataset) if training else [])]
+    if problems:
+        raise DataError(
+            f"{show(source)}: {'; '.join([*problems, *dataset.notes])}",
+            "`plusx check` lists everything about the data.",
+        )
+    return hold_out(dataset, config) if training else dataset
+
+
+def read(source: str, config: DataConfig) -> Dataset:
+    """The data set as it is found: faults listed in it rather than raised, nothing held out."""
+    if source in SOURCES and source != FOLDER:
+        return SOURCES[source](source, config)
+    if os.path.isdir(source):
+        return SOURCES[FOLDER](source, config)
+    suffix = os.path.splitext(source)[1].lower()
+    if not os.path.isfile(source):
+        raise DataError(f"{show(source)}: no such folder, file or data set", _advice(source))
+    if suffix not in SOURCES:
+        kinds = ", ".join(key for key in SOURCES if key.startswith("."))
+        raise DataError(f"{show(source)}: got a file, expected a folder or a file that ends in {kinds}")
+    return SOURCES[suffix](source, config)
+
+
+def _advice(source: str) -> str:
+    """Close names: of data sets, and of what lies where `source` was expected."""
+    parent, base = os.path.split(source.rstrip("/"))
+    try:
+        beside = {os.path.join(parent, name): name for name in os.listdir(parent or ".")}
+    except OSError:
+        beside = {}
+    close = [path for path, name in beside.items() if name in difflib.get_close_matches(base, beside.values(), 3)]
+    close += difflib.get_close_matches(source, [key for key in SOURCES if key[0] not in "./"], 2)
+    names = ", ".join(key for key in SOURCES if key[0] not in "./")
+    return f"Did you mean {', '.join(map(show, close))}?" if close else f"The named data sets are {names}."

@@ -1,0 +1,91 @@
+"""Hold out a validation split where a data set has none: seeded, stratified, the same on every machine."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plusx.config import DataConfig
+from plusx.data.dataset import Dataset, Split, listed, plural
+from plusx.errors import DataError
+
+AUTO_FRACTION = 0.2  # neither val nor test given
+AUTO_FRACTION_BESIDE_TEST = 0.1  # a test split is given, so that val only chooses
+
+
+def hold_out(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Name the training split, and cut `val` from it where none is given.
+
+    Named sets keep their authors' splits unless `data.val_fraction` asks for more.
+
+    Raises:
+        DataError: every class has a single image, so that none can be held out.
+    """
+    splits = dict(dataset.splits)
+    train = splits.pop("train", None) or splits.pop("all")
+    fraction = config.val_fraction
+    if fraction is None:
+        fraction = 0.0 if dataset.benchmark else AUTO_FRACTION_BESIDE_TEST if "test" in splits else AUTO_FRACTION
+    notes = []
+    if "val" in splits and config.val_fraction is not None:
+        notes.append("data.val_fraction is not used: the data has a val split")
+    if "val" not in splits and fraction > 0:
+        held = choose(train, len(dataset.classes), fraction, config.split_seed)
+        if not held.any():
+            raise DataError(
+                "got a single image of each class, so that none can be held out for validation",
+                "Add images, or a val folder, or train without validation: --set data.val_fraction=0.",
+            )
+        splits["val"], train = train.take(held, "val"), train.take(~held)
+        share = f"{plural('image', int(held.sum()))} of {len(held):,} held out"
+        notes.append(f"val: {share} of train, {fraction:.0%} of each class, seed {config.split_seed}")
+    ordered = {"train": dataclasses.replace(train, name="train")}
+    ordered |= {name: splits[name] for name in ("val", "test") if name in splits}
+    return dataset.changed(splits=ordered, notes=(*notes, *class_notes(dataset.classes, ordered)))
+
+
+def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which examples to hold out: `fraction` of each class, rounded, at least one and never all of a class.
+
+    The choice within a class is a rank of hashes of (seed, name): neither the order of the files nor the version of
+    numpy matters, and adding a file moves few others. With several labels an image, the rarest class chooses first.
+
+    Returns:
+        bool (N,).
+    """
+    key = str(seed).encode()[:64]
+    digests = [
+        hashlib.blake2b(n.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest() for n in split.names
+    ]
+    rank = np.frombuffer(b"".join(digests), dtype=">u8")
+    if split.targets.ndim == 2:
+        members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
+    else:
+        edges = np.cumsum(np.bincount(split.targets, minlength=n_classes))[:-1]
+        members = np.split(np.argsort(split.targets, kind="stable"), edges)
+    held, decided = np.zeros(len(split), bool), np.zeros(len(split), bool)
+    for ids in sorted(members, key=len):
+        ids = ids[np.argsort(rank[ids], kind="stable")]
+        want = min(len(ids) - 1, max(1, round(fraction * len(ids))))
+        free = ids[~decided[ids]]
+        held[free[: max(0, want - int(held[ids].sum()))]] = True
+        decided[ids] = True
+    for ids in members:
+        if len(ids) and held[ids].all():  # rarer classes took every image of this one
+            held[ids[0]] = False
+    return held
+
+
+def class_notes(classes: tuple[str, ...], splits: dict[str, Split]) -> list[str]:
+    """What a person should know about the classes of each split."""
+    counts = {name: split.counts(len(classes)) for name, split in splits.items()}
+    notes = []
+    single = [classes[k] for k in np.flatnonzero(counts["train"] == 1)]
+    if single:
+        notes.append(f"{plural('class', len(single))} with one training image: {listed(single)}")
+    for name in splits:
+        lacking = [classes[k] for k in np.flatnonzero(counts[name] == 0)]
+        if lacking:
+            notes.append(f"{name} has no image of {plural('class', len(lacking))}: {listed(lacking)}")
+    return notes

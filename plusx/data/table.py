@@ -1,0 +1,117 @@
+"""A table of paths and labels: CSV, TSV or Parquet with the columns path, label and, if wanted, split."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from plusx.config import DataConfig
+from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, listed, natural_key, plural, show
+from plusx.errors import DataError
+
+SEPARATOR = "|"  # between the labels of one image
+COLUMNS = ("path", "label", "split")
+
+
+def read(source: str, config: DataConfig) -> Dataset:
+    """The rows of a table; paths are relative to its folder, labels are text, other columns are left alone.
+
+    A `|` in any label, or a Parquet column of lists, makes the task "multi".
+
+    Raises:
+        DataError: a table that cannot be read, lacks a column or has empty cells, or a split of another name.
+    """
+    columns = _columns(source)
+    for name in ("path", "label"):
+        if name not in columns:
+            raise DataError(
+                f"{show(source)}: got the columns {listed(columns) or 'none'}, expected path and label",
+                "Name the columns path,label and, if wanted, split; the separator of a .csv is a comma.",
+            )
+    paths = [_text(v) for v in columns["path"]]
+    listing = any(isinstance(v, list) for v in columns["label"])
+    multi = listing or any(SEPARATOR in _text(v) for v in columns["label"])
+    labels = [_labels(v, multi) for v in columns["label"]]
+    _refuse_empty(source, paths, labels)
+    classes = tuple(sorted({label for row in labels for label in row}, key=natural_key))
+    targets = _targets(labels, classes, multi)
+    base = os.path.dirname(os.path.abspath(source))
+    absolute = [os.path.normpath(os.path.join(base, p)) for p in paths]
+    whole = Split("all", targets, tuple(absolute), tuple(paths))
+    splits = _by_split(source, whole, columns["split"]) if "split" in columns else {"all": whole}
+    notes, faults = [], []
+    if repeated := len(absolute) - len(set(absolute)):
+        notes.append(f"{plural('row', repeated)} of {len(paths):,} name a file that another row names too")
+    if missing := [p for p, full in zip(paths, absolute, strict=True) if not os.path.exists(full)]:
+        faults.append(f"{len(missing):,} of {plural('file', len(paths))} do not exist: {listed(missing)}")
+    name = os.path.splitext(os.path.basename(source))[0]
+    return Dataset(name, base, classes, "multi" if multi else "single", splits, tuple(notes), tuple(faults))
+
+
+def _columns(source: str) -> dict[str, list[Any]]:
+    """Our columns that the table has, or every column's name when it lacks one."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+    import pyarrow.parquet as pq
+
+    suffix = os.path.splitext(source)[1].lower()
+    try:
+        if suffix == ".parquet":
+            table = pq.read_table(source)
+        else:
+            table = pc.read_csv(
+                source,
+                parse_options=pc.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True),
+                convert_options=pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+            )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{show(source)}: cannot be read as {suffix[1:]}: {show(reason)}",
+            "Save it as UTF-8 text with a header line.",
+        ) from error
+    ours = [name for name in table.column_names if name in COLUMNS]
+    if {"path", "label"} <= set(ours):
+        return {name: table.column(name).to_pylist() for name in ours}
+    return {name: [] for name in table.column_names}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _labels(value: Any, multi: bool) -> tuple[str, ...]:
+    parts = value if isinstance(value, list) else _text(value).split(SEPARATOR) if multi else [value]
+    return tuple(dict.fromkeys(text for part in parts if (text := _text(part))))
+
+
+def _refuse_empty(source: str, paths: list[str], labels: list[tuple[str, ...]]) -> None:
+    for what, values in (("path", paths), ("label", labels)):
+        empty = [f"{i + 1:,}" for i, value in enumerate(values) if not value]
+        if empty:
+            raise DataError(
+                f"{show(source)}: {plural('row', len(empty))} without a {what}: data row {listed(empty)}",
+                "Fill the cells or remove the rows.",
+            )
+
+
+def _targets(labels: list[tuple[str, ...]], classes: tuple[str, ...], multi: bool) -> Any:
+    index = {label: k for k, label in enumerate(classes)}
+    if not multi:
+        return np.array([index[row[0]] for row in labels], np.int64)
+    targets = np.zeros((len(labels), len(classes)), np.float32)
+    for i, row in enumerate(labels):
+        targets[i, [index[label] for label in row]] = 1
+    return targets
+
+
+def _by_split(source: str, whole: Split, cells: list[Any]) -> dict[str, Split]:
+    given = [_text(cell) for cell in cells]
+    strange = sorted({cell or "an empty cell" for cell in given if cell.lower() not in SPLIT_ALIASES})
+    if strange:
+        raise DataError(
+            f"{show(source)}: in the column split got {listed(strange)}, expected train, val or test",
+            "Rename them, or remove the column to have a split made.",
+        )
+    names = np.array([SPLIT_ALIASES[cell.lower()] for cell in given])
+    return {name: whole.take(names == name, name) for name in ("train", "val", "test") if (names == name).any()}

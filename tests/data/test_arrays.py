@@ -1,0 +1,120 @@
+"""Arrays: keys, shapes, labels; and pickles are never opened."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plusx.config import DataConfig
+from plusx.data import Dataset, open_dataset
+from plusx.errors import DataError
+from tests.data.making import CONFIG
+
+GRAY = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def opened(tmp_path: Path, **arrays: Any) -> Dataset:
+    np.savez(tmp_path / "a.npz", **arrays)
+    return open_dataset(str(tmp_path / "a.npz"), CONFIG, training=False)
+
+
+def test_shapes(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
+    for images, channels in ((GRAY, 1), (GRAY[..., None], 1), (colour, 3), (colour.transpose(0, 3, 1, 2), 3)):
+        found = opened(tmp_path, images=images, labels=LABELS).splits["all"].images
+        assert found is not None
+        assert found.shape == (6, channels, 5, 4)
+        assert found.flags.c_contiguous
+    assert (found == colour.transpose(0, 3, 1, 2)).all()
+
+
+@pytest.mark.parametrize("style", ["{role}_{split}", "{split}_{role}"])
+def test_splits(tmp_path: Path, style: str) -> None:
+    for x, y in (("x", "y"), ("images", "labels")):
+        arrays = {}
+        for split in ("train", "test"):
+            arrays |= {style.format(role=x, split=split): GRAY, style.format(role=y, split=split): LABELS[:, None]}
+        np.savez(tmp_path / "a.npz", **arrays)
+        dataset = open_dataset(str(tmp_path / "a.npz"), DataConfig(val_fraction=0.5))
+        assert {n: len(s) for n, s in dataset.splits.items()} == {"train": 3, "val": 3, "test": 6}
+        assert dataset.splits["test"].names[:2] == ("test/0", "test/1")
+
+
+def test_labels(tmp_path: Path) -> None:
+    assert opened(tmp_path, x=GRAY, y=LABELS * 5 + 1).classes == ("1", "6", "11")
+    assert opened(tmp_path, x=GRAY, y=np.array(list("bacbac"))).splits["all"].targets.tolist() == [1, 0, 2, 1, 0, 2]
+    assert opened(tmp_path, x=GRAY, y=np.array([b"b", b"\xff"] * 3)).classes == ("\\xff", "b")
+    named = opened(tmp_path, x=GRAY, y=LABELS, class_names=np.array(["z", "a", "m", "never"]))
+    assert named.classes == ("z", "a", "m", "never")
+    assert named.splits["all"].targets.tolist() == LABELS.tolist()
+    multi = opened(tmp_path, x=GRAY, y=np.eye(3)[LABELS])
+    assert (multi.task, multi.splits["all"].targets.dtype, multi.classes) == ("multi", np.float32, ("0", "1", "2"))
+
+
+def test_extra_arrays_are_said(tmp_path: Path) -> None:
+    assert opened(tmp_path, x=GRAY, y=LABELS, foo=LABELS).notes == ("left out: 1 array not used: foo",)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": GRAY / 255, "y": LABELS}, "got float64, expected uint8"),
+        ({"x": GRAY[0], "y": LABELS}, "got the shape (5, 4), expected (N, H, W)"),
+        ({"x": np.zeros((6, 5, 4, 7), np.uint8), "y": LABELS}, "got the shape (6, 5, 4, 7)"),
+        ({"x": GRAY}, "got the arrays x, expected images and labels of each split"),
+        ({"x": GRAY, "images": GRAY, "y": LABELS}, "got two arrays of all images"),
+        ({"x": GRAY, "y": LABELS, "x_train": GRAY, "y_train": LABELS}, "expected images and labels of each split"),
+        ({"x": GRAY, "y": LABELS[:5]}, "all has 6 images and 5 labels"),
+        ({"x": GRAY, "y": LABELS * 0.5}, "got labels float64 (6,), expected integers or text"),
+        ({"x": GRAY, "y": np.full((6, 2), 2)}, "got labels int64 (6, 2)"),
+        ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b"])}, "got labels outside 0..1"),
+        ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b", "a"])}, "the same class name twice"),
+        ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(["a"])}, "got 1 class names for 3 columns"),
+        ({"x": np.zeros((0, 5, 4), np.uint8), "y": LABELS[:0]}, "no images found"),
+        ({"x": GRAY, "y": np.zeros(6, int)}, "got one class (0)"),
+    ],
+)
+def test_clear_errors(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=re.escape(message)):
+        open_dataset(str(tmp_path / "a.npz"), CONFIG)
+
+
+class Canary:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_pickles_are_never_opened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.array([Canary(tmp_path / "fired")], dtype=object), y=LABELS)
+    with pytest.raises(DataError, match="pickled objects are never read"):
+        open_dataset(str(tmp_path / "a.npz"), CONFIG)
+    np.array([Canary(tmp_path / "fired")], dtype=object).dump(tmp_path / "b.npz")
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        open_dataset(str(tmp_path / "b.npz"), CONFIG)
+    assert not (tmp_path / "fired").exists()
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", x=GRAY, y=LABELS)
+    good = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "single.npy", GRAY)
+    hostile = (
+        np.lib.format.magic(1, 0)
+        + b"\x76\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1"
+        + b"0" * 17
+        + b",), }"
+    )
+    for data in (b"", b"x" * 100, good[: len(good) // 2], (tmp_path / "single.npy").read_bytes(), hostile.ljust(200)):
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+            open_dataset(str(tmp_path / "bad.npz"), CONFIG)

@@ -1,0 +1,103 @@
+"""The held-out split: stratified, seeded, and the contract's rules."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plusx.config import DataConfig
+from plusx.data import Dataset, Split, open_dataset
+from plusx.data.split import choose, hold_out
+from plusx.errors import DataError
+from tests.data.making import CONFIG, class_folders
+
+RECORDED = [0, 1, 2, 13, 18]  # first ids held out of two classes of 50
+
+
+def split_of(counts: list[int], name: str = "all") -> Split:
+    targets = np.repeat(np.arange(len(counts)), counts)
+    return Split(
+        name, targets, None, tuple(f"x/{i}" for i in range(len(targets))), np.zeros((len(targets), 1, 2, 2), np.uint8)
+    )
+
+
+def dataset_of(**splits: list[int]) -> Dataset:
+    k = max(map(len, splits.values()))
+    return Dataset("x", "x", tuple(map(str, range(k))), "single", {n: split_of(c, n) for n, c in splits.items()})
+
+
+def test_each_class_gives_its_share_and_keeps_one() -> None:
+    split = split_of([100, 10, 3, 2, 1])
+    held = choose(split, 5, 0.2, 0)
+    assert np.bincount(split.targets[held], minlength=5).tolist() == [20, 2, 1, 1, 0]
+
+
+def test_choice_depends_on_seed_and_names_alone() -> None:
+    split = split_of([50, 50])
+    held = choose(split, 2, 0.2, 0)
+    assert (held == choose(split, 2, 0.2, 0)).all()
+    assert (held != choose(split, 2, 0.2, 1)).any()
+    order = np.random.default_rng(0).permutation(100)
+    shuffled = Split("all", split.targets[order], None, tuple(split.names[i] for i in order))
+    assert {n for n, h in zip(split.names, held, strict=True) if h} == {
+        n for n, h in zip(shuffled.names, choose(shuffled, 2, 0.2, 0), strict=True) if h
+    }
+    # recorded: a change here changes every user's split
+    assert np.flatnonzero(held)[:5].tolist() == RECORDED
+
+
+def test_adding_an_example_moves_few_others() -> None:
+    before, after = split_of([200]), split_of([201])
+    a, b = choose(before, 1, 0.2, 0), choose(after, 1, 0.2, 0)
+    assert (a != b[:200]).sum() <= 1
+
+
+def test_several_labels_an_image() -> None:
+    targets = (np.random.default_rng(0).random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]).astype(np.float32)
+    targets[targets.sum(1) == 0, 0] = 1
+    split = Split("all", targets, None, tuple(map(str, range(300))))
+    held = choose(split, 6, 0.2, 0)
+    share = targets[held].sum(0) / targets.sum(0)
+    assert (share > 0.1).all()
+    assert (share < 0.35).all()
+    one_each = Split("all", np.array([[1, 1], [1, 0], [0, 1]], np.float32), None, ("a", "b", "c"))
+    kept = one_each.targets[~choose(one_each, 2, 0.9, 0)]
+    assert (kept.sum(0) >= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("splits", "fraction", "expected"),
+    [
+        ({"all": [50, 50]}, None, {"train": 80, "val": 20}),
+        ({"train": [50, 50], "test": [5, 5]}, None, {"train": 90, "val": 10, "test": 10}),
+        ({"train": [50, 50], "val": [5, 5]}, 0.5, {"train": 100, "val": 10}),
+        ({"all": [50, 50]}, 0.0, {"train": 100}),
+        ({"all": [50, 50]}, 0.5, {"train": 50, "val": 50}),
+    ],
+)
+def test_rules(splits: dict[str, list[int]], fraction: float | None, expected: dict[str, int]) -> None:
+    found = hold_out(dataset_of(**splits), DataConfig(val_fraction=fraction))
+    assert {name: len(s) for name, s in found.splits.items()} == expected
+    assert {s.name for s in found.splits.values()} == set(expected)
+    assert ("val" in splits) == any("val_fraction is not used" in n for n in found.notes)
+
+
+def test_named_sets_keep_their_splits_unless_asked() -> None:
+    dataset = dataclasses.replace(dataset_of(train=[50, 50], test=[5, 5]), benchmark=True)
+    assert list(hold_out(dataset, CONFIG).splits) == ["train", "test"]
+    asked = hold_out(dataset, DataConfig(val_fraction=0.1))
+    assert {n: len(s) for n, s in asked.splits.items()} == {"train": 90, "val": 10, "test": 10}
+
+
+def test_class_with_one_image_stays_in_train_and_is_said(tmp_path: Path) -> None:
+    dataset = open_dataset(str(class_folders(tmp_path, {"a": 10, "b": 10, "rare": 1})), CONFIG)
+    assert dataset.splits["train"].counts(3).tolist() == [8, 8, 1]
+    assert dataset.splits["val"].counts(3).tolist() == [2, 2, 0]
+    assert "1 class with one training image: rare" in dataset.notes
+    assert "val has no image of 1 class: rare" in dataset.notes
+
+
+def test_nothing_to_hold_out() -> None:
+    with pytest.raises(DataError, match="a single image of each class"):
+        hold_out(dataset_of(all=[1, 1]), CONFIG)

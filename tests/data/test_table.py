@@ -1,0 +1,92 @@
+"""Tables: columns, several labels, splits, and every way to get them wrong."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plusx.data import Dataset, open_dataset
+from plusx.errors import DataError
+from tests.data.making import CONFIG, picture
+
+
+def table(tmp_path: Path, text: str, name: str = "t.csv") -> str:
+    for i in range(6):
+        picture(tmp_path / "img" / f"{i}.png", i)
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def rows(*labels: str) -> str:
+    return "path,label\n" + "".join(f"img/{i}.png,{label}\n" for i, label in enumerate(labels))
+
+
+def opened(source: str) -> Dataset:
+    return open_dataset(source, CONFIG, training=False)
+
+
+def test_labels_are_text_and_paths_relative_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    dataset = opened(table(tmp_path, rows("10", "02", "2", "10")))
+    assert dataset.classes == ("02", "2", "10")
+    assert dataset.task == "single"
+    assert dataset.splits["all"].targets.tolist() == [2, 0, 1, 2]
+    assert dataset.splits["all"].paths == tuple(str(tmp_path / "img" / f"{i}.png") for i in range(4))
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    dataset = opened(table(tmp_path, rows("a|b", "b", " c | a ")))
+    assert (dataset.task, dataset.classes) == ("multi", ("a", "b", "c"))
+    assert dataset.splits["all"].targets.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_split_column_extra_columns_and_quotes(tmp_path: Path) -> None:
+    text = 'note,path,label,split\n"a, b\nc",img/0.png,x,Train\n,img/1.png,y,training\n,img/2.png,x,valid\n'
+    dataset = open_dataset(table(tmp_path, text), CONFIG)
+    assert {name: s.names for name, s in dataset.splits.items()} == {
+        "train": ("img/0.png", "img/1.png"),
+        "val": ("img/2.png",),
+    }
+
+
+def test_parquet_with_lists_and_numbers(tmp_path: Path) -> None:
+    table(tmp_path, "")
+    paths = ["img/0.png", "img/1.png"]
+    pq.write_table(pa.table({"path": paths, "label": [["a"], ["b", "a"]]}), tmp_path / "m.parquet")
+    pq.write_table(pa.table({"path": paths, "label": [3, 20]}), tmp_path / "s.PARQUET")
+    assert opened(str(tmp_path / "m.parquet")).splits["all"].targets.tolist() == [[1, 0], [1, 1]]
+    assert opened(str(tmp_path / "s.PARQUET")).classes == ("3", "20")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,class\nimg/0.png,a\n", "got the columns file, class, expected path and label"),
+        ("path;label\nimg/0.png;a\n", "got the columns path;label, expected path and label"),
+        (rows("a", "", "b"), "1 row without a label: data row 2"),
+        (rows("a|b", "|"), "1 row without a label: data row 2"),
+        ("path,label\n,a\nimg/0.png,b\n", "1 row without a path: data row 1"),
+        ("path,label,split\nimg/0.png,a,dev\nimg/1.png,b,\n", "got an empty cell, dev, expected train, val or test"),
+        (rows("a", "b", "a", "b", "a", "b", "a"), "1 of 7 files do not exist: img/6.png"),
+        ("path,label\n", "no images found"),
+        ("", "cannot be read as csv"),
+        ("path,label\na,b,c\n", "cannot be read as csv"),
+    ],
+)
+def test_clear_errors(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        open_dataset(table(tmp_path, text), CONFIG)
+
+
+def test_not_a_table(tmp_path: Path) -> None:
+    for name in ("x.csv", "x.parquet"):
+        (tmp_path / name).write_bytes(b"path,label\n\xff\xfe\x00,a\n")
+        with pytest.raises(DataError, match="cannot be read as"):
+            opened(str(tmp_path / name))
+
+
+def test_a_file_named_twice_is_said(tmp_path: Path) -> None:
+    source = table(tmp_path, "path,label\nimg/0.png,a\nimg/../img/0.png,b\nimg/1.png,b\n")
+    assert opened(source).notes == ("1 row of 3 name a file that another row names too",)
