@@ -48,6 +48,15 @@ class Request:
             changes["schedule.steps"] = None
         return changes
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "overrides": list(self.overrides)}
+
+    def screening(self) -> str:
+        """What to do with files that cannot be decoded: "error" or "skip"."""
+        value: str = self.changes().get("engine.on_bad_image", "error")
+        return value
+
     def data_config(self) -> DataConfig:
         """The data section as far as the user set it: what opening the data needs."""
         prefix = "data."
@@ -63,6 +72,7 @@ class Plan:
     config: Config
     choices: tuple[Choice, ...]
     facts: Facts
+    notes: tuple[str, ...]
     preprocess: Preprocess
     versions: dict[str, str]
 
@@ -91,10 +101,11 @@ def write_plan(path: Path, plan: Plan) -> None:
     """Write `config.json`: to a temporary file first, so that it is there whole or not at all."""
     plain = {
         "format": FORMAT,
-        "request": dataclasses.asdict(plan.request),
+        "request": plan.request.to_dict(),
         "config": configs.to_dict(plan.config),
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
         "facts": dataclasses.asdict(plan.facts),
+        "notes": list(plan.notes),
         "preprocess": plan.preprocess.to_dict(),
         "versions": plan.versions,
     }
@@ -114,7 +125,7 @@ def read_plan(path: Path, request: Request) -> Plan:
             f"{path}: format {plain.get('format')}, this version reads {FORMAT}.", "Use another --out."
         )
     recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
-    old, new = dataclasses.asdict(recorded), dataclasses.asdict(request)
+    old, new = recorded.to_dict(), request.to_dict()
     differ = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
     if differ:
         raise ConfigError(
@@ -126,6 +137,7 @@ def read_plan(path: Path, request: Request) -> Plan:
         config=configs.from_dict(plain["config"]),
         choices=tuple(Choice(**choice) for choice in plain["choices"]),
         facts=Facts(**plain["facts"]),
+        notes=tuple(plain["notes"]),
         preprocess=Preprocess.from_dict(plain["preprocess"]),
         versions=plain["versions"],
     )

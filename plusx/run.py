@@ -1,0 +1,411 @@
+"""Assembly: data, plan, model, trainer, model file, report. The only module that knows all the parts.
+
+`train` reads in the order things happen: claim the folder, decide, fit, finish. Every decision is on disk before the first
+step, so that the same command continues from what was decided, not from a new guess.
+"""
+
+import dataclasses
+import fcntl
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plusx import config as configs
+from plusx import modelfile
+from plusx.config import Config, DataConfig
+from plusx.data import Dataset, Preprocess, channel_statistics, eval_loader, manifest, open_dataset, scan, train_loader
+from plusx.data.check import CheckReport
+from plusx.data.check import check as check_data
+from plusx.data.dataset import Progress
+from plusx.data.facts import facts as data_facts
+from plusx.engine import FitResult, Log, Metrics, Trainer, measure, resolve_precision
+from plusx.errors import ConfigError, DataError, PlusxError
+from plusx.evaluate import Evaluation, evaluate
+from plusx.models import Network, count_params, create_model
+from plusx.plan import Plan, Request, decide, read_json, read_plan, versions, write_json, write_plan
+from plusx.recipes import Choice
+from plusx.report import ReportData, build
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: where it is and what it reached. Fractions are 0..1.
+
+    Attributes:
+        watched: the split evaluated during training.
+        selected: "best" or "last": which evaluation's weights are in the model file.
+        best, final: `{epoch, top1, …}` of the best evaluation and `{top1, loss, …}` of the last.
+        already_finished: nothing was done, since the folder held this very run, finished.
+    """
+
+    folder: Path
+    model: str
+    recipe: str
+    epochs: int
+    n_train: int
+    n_val: int
+    watched: str
+    selected: str
+    best: dict[str, Any]
+    final: dict[str, Any]
+    seconds: float
+    images_per_second: float
+    already_finished: bool = False
+
+    @property
+    def model_file(self) -> Path:
+        """The portable model; `plusx.load` reads it."""
+        return self.folder / modelfile.FILE_NAME
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.folder / "report.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `plusx train --json` prints them."""
+        paths = {"run": str(self.folder), "model_file": str(self.model_file), "report": str(self.report)}
+        values = dataclasses.asdict(self)
+        del values["folder"]
+        return paths | values
+
+
+def train(
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    recipe: str | None = None,
+    weights: str | None = None,
+    epochs: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+) -> Run:
+    """Train on a data set and write a run folder; the same call on an unfinished folder continues it to the same bits.
+
+    Arguments:
+        data: an image folder, a table, an .npz file or a name.
+        out: run folder; None is `runs/<data>`.
+        model, recipe: names; None chooses from the data and says why.
+        weights: a model file or a .safetensors state_dict to start from.
+        epochs: length of the run; the schedule rescales.
+        size: side of the network's input, px.
+        seed: of initialisation, order and augmentation.
+        resume: insist that the folder holds a run to continue.
+        overrides: `section.field=value`, as `--set`.
+
+    Raises:
+        PlusxError: whatever the user can fix, before training starts where possible.
+        Stopped: after a signal, when the state is saved.
+    """
+    request = Request(
+        data=os.fspath(data),
+        model=model,
+        recipe=recipe,
+        weights=weights,
+        epochs=epochs,
+        size=size,
+        seed=seed,
+        overrides=tuple(overrides),
+    )
+    data_config = request.data_config()  # a mistyped field is told before anything is read or made
+    folder = Path(out) if out is not None else default_folder(request)
+    if resume and not (folder / "config.json").exists():
+        raise ConfigError(f"--resume: {folder} holds no run.", "Leave --resume out to start one.")
+    if (finished := finished_run(folder, request)) is not None:
+        return finished
+    dataset = open_dataset(request.data, data_config)
+    if dataset.watched is None:
+        raise DataError(
+            f"{request.data}: has neither a val nor a test split, and --set data.val_fraction=0 makes none.",
+            "Leave data.val_fraction out.",
+        )
+    with claimed(folder):
+        return execute(folder, request, dataset, Log(folder))
+
+
+def check(
+    data: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> CheckReport:
+    """Read every file of a data set and report what a person should look at; changes nothing.
+
+    Raises:
+        DataError: no such data.
+    """
+    return check_data(
+        os.fspath(data), Request(data=os.fspath(data), overrides=tuple(overrides)).data_config(), progress
+    )
+
+
+def default_folder(request: Request) -> Path:
+    """`runs/<data>`, or the first of `runs/<data>-2`, … that is free or holds this very request."""
+    name = Path(request.data).resolve().stem if os.path.exists(request.data) else request.data
+    i = 1
+    while True:
+        folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
+        path = folder / "config.json"
+        if not path.exists() or read_json(path).get("request") == request.to_dict():
+            return folder
+        i += 1
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the run folder and keep other processes out; the system lets go of the lock when this process dies.
+
+    Raises:
+        PlusxError: the folder cannot be written, or another live process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise PlusxError(f"{folder}: {error.strerror}.", "Name another run folder with --out.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise PlusxError(
+                f"{folder} is in use by {owner}.", "Wait for it, or name another one with --out."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
+
+
+def execute(folder: Path, request: Request, dataset: Dataset, log: Log) -> Run:
+    """Decide, or read what was decided; then fit and finish."""
+    plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
+    for note in (*dataset.notes, *plan.notes):
+        log.line(f"note: {note}")
+    for choice in plan.choices:
+        log.line(f"{choice.field} = {choice.value}: {choice.reason}")
+    result = fit(folder, plan, dataset, manifest_hash, log)
+    return finish(folder, plan, dataset, result, log)
+
+
+def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple[Plan, Dataset, str]:
+    """The plan, the data without bad files, and the hash of its manifest; new ones are written to the folder.
+
+    Raises:
+        DataError: files that cannot be decoded, or data that changed since the run began.
+    """
+    path, data_config = folder / "config.json", request.data_config()
+    plan = read_plan(path, request) if path.exists() else None
+    with log.counting("reading images") as progress:
+        dataset = scan.screen(dataset, data_config, request.screening(), progress)
+        found = manifest.build(dataset, data_config, progress)
+    if plan is None:
+        plan = decide_all(request, dataset, log)
+        write_json(folder / "manifest.json", found)
+        write_plan(path, plan)
+    elif any(changes := manifest.compare(read_json(folder / "manifest.json"), found)):
+        raise DataError(
+            f"the data of {folder} changed since the run began: {changes}.",
+            "Restore it, or start a new run with another --out.",
+        )
+    return plan, dataset, found["hash"]
+
+
+def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
+    """Every decision of a new run, those included that need the pixels or the network."""
+    known = data_facts(dataset, request.data_config())
+    config, choices = decide(request, known)
+    preprocess, notes = make_preprocess(config.data, dataset, log)
+    network = make_network(config, len(dataset.classes)).to(config.engine.device or "cpu")
+    batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
+    shape = (batch, preprocess.channels, preprocess.size, preprocess.size)
+    precision, reason = resolve_precision(config.engine.precision, network, shape, config.engine.channels_last)
+    if config.engine.precision == "auto":
+        choices = (*choices, Choice("engine.precision", precision, reason))
+        config = configs.replace(config, {"engine.precision": precision})
+    return Plan(
+        request=request,
+        config=config,
+        choices=choices,
+        notes=notes,
+        facts=known,
+        preprocess=preprocess,
+        versions=versions(),
+    )
+
+
+def make_preprocess(config: DataConfig, dataset: Dataset, log: Log) -> tuple[Preprocess, tuple[str, ...]]:
+    """The one evaluation transform, and what to say about the statistics in it."""
+    size, channels = config.size, config.channels
+    assert size and channels and config.resize, "choose fills these"
+    rules = Preprocess(
+        size=size,
+        resize=config.resize,
+        fit=config.fit,
+        channels=channels,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        background=config.background,
+        max_pixels=config.max_pixels,
+    )
+    if config.normalize == "none":
+        return rules, ()
+    if config.normalize == "imagenet" and channels == 3:
+        return dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD), ()
+    with log.counting("mean and standard deviation") as progress:
+        found = channel_statistics(dataset.splits["train"], rules, progress=progress)
+    return dataclasses.replace(rules, mean=found.mean, std=found.std), found.notes
+
+
+def make_network(config: Config, n_classes: int) -> Network:
+    """The network with its initial weights, a function of the config alone."""
+    torch.manual_seed(config.seed)
+    m = config.model
+    assert m.name is not None, "choose fills this"
+    return create_model(
+        m.name,
+        n_classes,
+        in_channels=config.data.channels or 3,
+        size=config.data.size,
+        width=m.width,
+        shortcut=m.shortcut,
+        stride_in=m.stride_in,
+        stem=m.stem,
+        init=m.init,
+        zero_init_last=m.zero_init_last,
+    )
+
+
+def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> FitResult:
+    """Train from wherever the folder stands, writing the model file whenever an evaluation is selected."""
+    config, classes = plan.config, dataset.classes
+    device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
+    assert watched is not None, "prepare refuses data with nothing to watch"
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    network = make_network(config, len(classes))
+    if plan.request.weights:
+        log.line(describe_loaded(modelfile.load_weights(network, plan.request.weights, classes), plan.request.weights))
+    common = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
+    train_batches = train_loader(
+        dataset.splits["train"],
+        plan.preprocess,
+        config.augment,
+        n_classes=len(classes),
+        batch=config.engine.batch,
+        seed=config.seed,
+        **common,
+    )
+    eval_batches = eval_loader(watched, plan.preprocess, **common)
+
+    def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
+        modelfile.save(
+            folder / modelfile.FILE_NAME,
+            module,
+            classes=classes,
+            task=dataset.task,
+            preprocess=plan.preprocess,
+            metrics={"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()},
+            recipe=config.recipe,
+            config=configs.to_dict(config),
+            manifest_hash=manifest_hash,
+        )
+
+    return Trainer(
+        network.to(device),
+        train=train_batches,
+        evaluate=lambda module: measure(module, eval_batches, dataset.task, len(classes), device),
+        watched=watched.name,
+        config=config,
+        task=dataset.task,
+        folder=folder,
+        on_selected=keep,
+        log=log,
+    ).fit()
+
+
+def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> Run:
+    """Evaluate the model file as anyone would, write the report, and record that the run is done."""
+    watched = dataset.watched
+    assert watched is not None
+    config = plan.config
+    run = Run(
+        folder=folder,
+        model=config.model.name or "",
+        recipe=config.recipe,
+        epochs=result.epochs,
+        n_train=len(dataset.splits["train"]),
+        n_val=len(watched),
+        watched=watched.name,
+        selected=config.engine.select or "last",
+        best=result.best,
+        final=result.final,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+    )
+    with log.counting("evaluating the model file") as progress:
+        evaluation = evaluate(modelfile.load(folder), dataset, split=watched.name, progress=progress)
+    build(report_data(run, plan, dataset, evaluation, result), folder / "report.html")
+    values = run.to_dict()
+    write_json(folder / "result.json", {"request": plan.request.to_dict(), **values})
+    log.line(f"finished: {folder}")
+    log.close()
+    return run
+
+
+def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, result: FitResult) -> ReportData:
+    """What the report shows, gathered from the parts."""
+    sizes = {name: f"{len(split):,} images" for name, split in dataset.splits.items()}
+    config = plan.config
+    return ReportData(
+        title=f"{dataset.name}: {run.model}",
+        subtitle=f"{run.model}, recipe {run.recipe}, {run.epochs} epochs on {run.n_train:,} images",
+        evaluation=evaluation,
+        rows=result.history,
+        tiles={
+            "training": f"{run.seconds / 60:.1f} min",
+            "speed": f"{run.images_per_second:,.0f} images/s",
+            "parameters": f"{count_params(make_network(config, len(dataset.classes))):,}",
+        },
+        facts={
+            "source": dataset.root,
+            **sizes,
+            "classes": f"{len(dataset.classes):,}",
+            "median image": f"{plan.facts.width} x {plan.facts.height} px",
+            "network input": f"{plan.preprocess.channels} x {plan.preprocess.size} x {plan.preprocess.size}",
+        },
+        notices=(*dataset.notes, *plan.notes, *evaluation.notes),
+        choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
+        config={name: dataclasses.asdict(section) for name, section in configs.sections(config).items()},
+        environment={**plan.versions, "system": platform.platform()},
+        commands=[
+            ("Exact metrics on data with labels", f"plusx evaluate {run.folder} {plan.request.data}"),
+            ("Labels for files and folders", f"plusx predict {run.folder} FILES"),
+            ("From Python", f'plusx.load("{run.folder}").predict(["photo.jpg"])'),
+        ],
+    )
+
+
+def finished_run(folder: Path, request: Request) -> Run | None:
+    """The run that the folder holds, when it is this very request and finished.
+
+    Raises:
+        ConfigError: it is finished and another request's.
+    """
+    path = folder / "result.json"
+    if not path.exists():
+        return None  # also when the folder holds an unfinished run, which prepare compares
+    read_plan(folder / "config.json", request)
+    values = read_json(path)
+    names = {f.name for f in dataclasses.fields(Run)} - {"folder", "already_finished"}
+    return Run(folder=folder, already_finished=True, **{name: values[name] for name in names})
