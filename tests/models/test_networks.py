@@ -1,0 +1,295 @@
+"""How the networks compute: order of layers, shortcuts, stems, stage outputs, initialisers, rebuilding."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plusx.errors import ConfigError, DataError
+from plusx.models import Network, create_model, list_models, set_head
+from plusx.models.blocks import BasicBlock, BlockStyle, Bottleneck, ZeroPad, make_shortcut
+
+SMALL = [
+    ("resnet8", {"width": 8}),
+    ("resnet8", {"width": 8, "shortcut": "B"}),
+    ("resnet8", {"width": 8, "shortcut": "C"}),
+    ("resnet8", {"width": 8, "stem": "imagenet"}),
+    ("plain8", {"width": 8}),
+    ("preresnet8", {"width": 8}),
+    ("preresnet8", {"width": 8, "shortcut": "C"}),
+    ("resnet18", {"width": 8, "stem": "cifar"}),
+    ("resnet50", {"width": 4}),
+    ("resnet50", {"width": 4, "shortcut": "A"}),
+    ("resnet50-v1.5", {"width": 4}),
+    ("resnet50-d", {"width": 4}),
+    ("plain50", {"width": 4}),
+    ("plain50-d", {"width": 4}),
+    ("preresnet50", {"width": 4}),
+    ("resmlp-2x16", {"size": 24}),
+    ("plainmlp-2x16", {"size": 24}),
+]
+small = pytest.mark.parametrize(("name", "options"), SMALL)
+
+
+def images(n: int = 3, size: int = 24, channels: int = 3) -> Tensor:
+    return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@small
+def test_arch_rebuilds_the_network(name: str, options: dict[str, object]) -> None:
+    model = create_model(name, 7, init="xavier", **options)
+    again = create_model(**json.loads(json.dumps(model.arch)))
+    again.load_state_dict(model.state_dict())
+    assert again.arch == model.arch
+    assert str(again) == str(model)
+    assert torch.equal(again.eval()(images()), model.eval()(images()))
+
+
+@small
+def test_stage_outputs_lead_to_the_logits(name: str, options: dict[str, object]) -> None:
+    model = create_model(name, 7, **options).eval()
+    features = model.forward_features(images())
+    assert list(features) == ["stem", *model.stages]
+    assert torch.equal(model.head(features[model.stages[-1]]), model(images()))
+    assert model(images()).shape == (3, 7)
+
+
+def test_stage_shapes() -> None:
+    shapes = {
+        k: tuple(v.shape[1:]) for k, v in create_model("resnet50", width=8).forward_features(images(2, 64)).items()
+    }
+    assert shapes == {
+        "stem": (8, 16, 16),
+        "layer1": (32, 16, 16),
+        "layer2": (64, 8, 8),
+        "layer3": (128, 4, 4),
+        "layer4": (256, 2, 2),
+    }
+    shapes = {k: tuple(v.shape[1:]) for k, v in create_model("resnet8").forward_features(images(2, 32)).items()}
+    assert shapes == {"stem": (16, 32, 32), "layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}
+
+
+@small
+def test_overwriting_activations_keeps_the_gradients(name: str, options: dict[str, object]) -> None:
+    model = create_model(name, 7, **options)
+    safe = copy.deepcopy(model)
+    for module in safe.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    for network in (model, safe):
+        network(images()).square().sum().backward()
+    for (key, a), (_, b) in zip(model.named_parameters(), safe.named_parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), key
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet8", "plain8", "resnet50", "resnet50-v1.5", "resnet50-d", "plain50", "resmlp-2x16"]
+)
+def test_batch_norm_follows_each_convolution_and_comes_before_the_activation(name: str) -> None:
+    model = create_model(name, 7, **({"size": 24} if "mlp" in name else {"width": 8})).eval()
+    ran: list[nn.Module] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d | nn.ReLU):
+            module.register_forward_hook(lambda module, _, __: ran.append(module))
+    model(images())
+    assert ran.pop() is model.fc
+    layers = [i for i, module in enumerate(ran) if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert all(isinstance(ran[i + 1], nn.BatchNorm2d | nn.BatchNorm1d) for i in layers)
+    assert all(not isinstance(ran[i - 1], nn.Conv2d | nn.Linear) for i, m in enumerate(ran) if isinstance(m, nn.ReLU))
+    assert sum(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in ran) == len(layers)
+
+
+def test_option_a_is_a_strided_identity_with_zero_channels() -> None:
+    for size in (8, 7, 1):
+        x = images(2, size, 4).requires_grad_()
+        y = ZeroPad(3, 2)(x)
+        want = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 3, (size + 1) // 2, (size + 1) // 2)], 1)
+        assert torch.equal(y, want)
+        weights = torch.randn_like(want)
+        (got,) = torch.autograd.grad((y * weights).sum(), x)
+        (expected,) = torch.autograd.grad((want * weights).sum(), x)
+        assert torch.equal(got, expected)
+    assert not list(ZeroPad(3, 2).parameters())
+
+
+def test_shortcut_options() -> None:
+    for option, same, changed in (
+        ("A", type(None), ZeroPad),
+        ("B", type(None), nn.Sequential),
+        (None, type(None), type(None)),
+    ):
+        assert isinstance(make_shortcut(8, 8, 1, BlockStyle(option)), same)
+        assert isinstance(make_shortcut(8, 16, 2, BlockStyle(option)), changed)
+    assert isinstance(make_shortcut(8, 8, 1, BlockStyle("C")), nn.Sequential)
+    assert list(make_shortcut(8, 16, 2, BlockStyle("B")).state_dict())[:2] == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_block_is_its_branch_plus_its_input(block: type[BasicBlock] | type[Bottleneck]) -> None:
+    x = images(2, 6, 4 * block.expansion).relu()
+    residual = block(4 * block.expansion, 4, 1, BlockStyle("B", "1x1")).eval()
+    plain = block(4 * block.expansion, 4, 1, BlockStyle(None, "1x1")).eval()
+    plain.load_state_dict(residual.state_dict())
+    assert torch.equal(residual(x), (residual.branch(x) + x).relu())
+    assert torch.equal(plain(x), residual.branch(x).relu())
+
+
+def test_pre_activation_keeps_the_shortcut_clean() -> None:
+    model = create_model("preresnet20", 7, width=8).eval()
+    x = -images(2, 8, 8).abs()
+    block = model.get_submodule("layer1.1")
+    nn.init.zeros_(block.get_parameter("conv2.weight"))
+    assert torch.equal(block(x), x)  # no ReLU after the addition
+    assert model.get_submodule("layer1.0").bn1 is None  # the stem's batch norm and ReLU are its own
+    projected = create_model("preresnet20", 7, shortcut="B").get_submodule("layer2.0.downsample")
+    assert [type(module) for module in projected] == [nn.Conv2d]
+
+
+def test_stride_placement() -> None:
+    for name, conv1, conv2 in (
+        ("resnet50", 2, 1),
+        ("resnet50-v1.5", 1, 2),
+        ("preresnet50", 2, 1),
+        ("resnet50-d", 1, 2),
+    ):
+        block = create_model(name, 7, width=4).get_submodule("layer2.0")
+        assert (block.conv1.stride[0], block.conv2.stride[0]) == (conv1, conv2)
+    moved = create_model("resnet50", 7, width=4, stride_in="3x3")
+    assert str(moved) == str(create_model("resnet50-v1.5", 7, width=4))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 33])
+def test_any_image_size(size: int) -> None:
+    for name in ("resnet8", "resnet18", "resnet50-d", "preresnet18"):
+        model = create_model(name, 7, in_channels=1, width=4)
+        assert model(images(2, size, 1)).shape == (2, 7)
+        assert model.eval()(images(1, size, 1)).shape == (1, 7)
+
+
+def test_images_that_do_not_fit_are_refused_in_words() -> None:
+    model = create_model("resnet8", 7, width=4)
+    with pytest.raises(DataError, match=r"\(2, 1, 8, 8\), expected \(N, 3, H, W\)"):
+        model(images(2, 8, 1))
+    with pytest.raises(DataError, match="expected"):
+        model.forward_features(images(2, 0))
+    with pytest.raises(DataError, match="one image of 4x4 px"):
+        model.train()(images(1, 4))
+    assert model.train()(images(1, 5)).shape == (1, 7)
+    with pytest.raises(DataError, match="got images of 24x24 px, expected 32x32"):
+        create_model("resmlp-2x16", 7)(images())
+
+
+def test_initialisers() -> None:
+    torch.manual_seed(0)
+    weight = {
+        init: create_model("resnet18", 7, init=init).get_parameter("layer3.0.conv1.weight")
+        for init in ("he", "he-fan-in", "xavier")
+    }
+    fan_in, fan_out = 128 * 9, 256 * 9
+    for init, variance in (("he", 2 / fan_out), ("he-fan-in", 2 / fan_in), ("xavier", 2 / (fan_in + fan_out))):
+        assert weight[init].var().item() == pytest.approx(variance, rel=0.02)
+    model = create_model("resmlp-2x256", 7)
+    assert model.get_parameter("layer1.0.fc1.weight").var().item() == pytest.approx(2 / 256, rel=0.03)
+    assert not model.fc.bias.any()
+    assert model.fc.weight.abs().max() <= 256**-0.5
+    torch.manual_seed(3)
+    a = create_model("resnet8", 7)
+    torch.manual_seed(3)
+    b = create_model("resnet8", 7)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), [("resnet14", {}), ("resnet50", {"width": 4}), ("resmlp-2x16", {})])
+def test_zero_init_starts_blocks_as_their_shortcuts(name: str, options: dict[str, int]) -> None:
+    model = create_model(name, 7, zero_init_last=True, **options).eval()
+    block = list(model.get_submodule("layer1").children())[1]
+    x = images(2, 4, block.expansion * options.get("width", 16)).relu()
+    x = x.mean((2, 3)) if "mlp" in name else x
+    assert torch.equal(block(x), x)
+    assert not block.branch(x).any()
+
+
+def test_set_head_keeps_the_body() -> None:
+    model = create_model("resnet8", 10, width=8)
+    body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith(model.head_name)}
+    set_head(model, 3)
+    assert model.eval()(images()).shape == (3, 3)
+    assert model.arch["num_classes"] == 3
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
+    assert str(create_model(**model.arch)) == str(model)
+    with pytest.raises(ConfigError, match="num_classes"):
+        set_head(model, 0)
+
+
+@pytest.mark.parametrize(("name", "options"), SMALL[::5])
+def test_the_graph_compiles_whole(name: str, options: dict[str, object]) -> None:
+    torch.compiler.reset()
+    model = create_model(name, 7, **options).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images()), model(images()))
+
+
+def test_bf16_and_channels_last() -> None:
+    model = create_model("resnet8", 7).to(memory_format=torch.channels_last)
+    x = images(4, 32).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.forward_features(x)
+        F.cross_entropy(model(x).float(), torch.tensor([0, 1, 2, 3])).backward()
+    assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_names_resolve() -> None:
+    for name in list_models():
+        with torch.device("meta"):
+            model = create_model(name, 2)
+        assert isinstance(model, Network)
+    assert create_model("resnet50-cifar", 2, width=4).arch["shortcut"] == "A"
+    assert len(create_model("resnet50-cifar", 2, width=4).stages) == 3
+    assert len(create_model("resnet50", 2, width=4).stages) == 4
+    assert len(create_model("plain26", 2, width=4).get_submodule("layer1")) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet19", r"6n\+2 .* 18, 34, 50, 101, 152 Did you mean resnet18 or resnet20\?"),
+        ("plain9", "plain8 or plain14"),
+        ("resnet2", "resnet8"),
+        ("resnet999999", "a depth"),
+        ("resnet-50", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("resnet18-cifar", "model.stem=cifar"),
+        ("resnet20-d", "resnet20"),
+        ("resnet34-v1.5", "50, 101, 152"),
+        ("resmlp8", "resmlp-8x256"),
+        ("vgg16", "resnet, plain, preresnet, resmlp, plainmlp"),
+        ("", "a name that starts with"),
+    ],
+)
+def test_an_unknown_name_says_what_is_allowed(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("resnet20", {"shortcut": "D", "init": "zero"}, "model.shortcut: got 'D', expected one of A, B, C; model.init"),
+        ("resnet20", {"stride_in": "3x3"}, "model.stride_in: got '3x3', but resnet20 does not have bottleneck"),
+        ("plain20", {"shortcut": "A"}, "model.shortcut"),
+        ("plain20", {"zero_init_last": True}, "model.zero_init_last"),
+        ("preresnet20", {"zero_init_last": True}, "model.zero_init_last"),
+        ("resnet20", {"width": 0}, "model.width: got 0"),
+        ("resnet20", {"num_classes": 0, "in_channels": 0}, "model.num_classes: got 0.*model.in_channels: got 0"),
+        ("resmlp-8x256", {"width": 8, "stem": "cifar"}, "model.width.*model.stem"),
+        ("resmlp-8x256", {"size": 0}, "model.size: got 0"),
+        ("resnet50-d", {"shortcut": "A"}, "averages before it projects"),
+    ],
+)
+def test_options_a_network_does_not_have_are_refused(name: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        create_model(name, **options)
