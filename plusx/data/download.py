@@ -63,6 +63,8 @@ def fetch(
                 verify(temporary)
                 os.replace(temporary, target)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"{target.parent}: no room for {target.name}", "Free some space or set PLUSX_CACHE."
@@ -195,7 +197,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme != "https" and not (_allowed(newurl) and urlsplit(req.full_url).scheme == "http"):
-            raise urllib.error.URLError(f"refused a redirect to {newurl}")
+            raise urllib.error.HTTPError(req.full_url, code, f"refused a redirect to {newurl}", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -1,0 +1,209 @@
+"""Downloads from a server on this machine that misbehaves in every way we know."""
+
+import hashlib
+import io
+import multiprocessing
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from plusx.data.download import extract, fetch, verify_sha256
+from plusx.errors import DataError
+
+BODY = bytes(range(256)) * 4000
+SHA = hashlib.sha256(BODY).hexdigest()
+HITS: list[str] = []
+
+
+class Server(BaseHTTPRequestHandler):
+    """One path for each way to answer."""
+
+    def do_GET(self) -> None:
+        HITS.append(self.path)
+        if self.path.startswith(("/redirect?", "/loop")):
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("?")[2] or "/loop")
+            self.end_headers()
+            return
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        length = {"/endless": None, "/claims": 50_000_000_000}.get(self.path, len(BODY))
+        if length:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        try:
+            self.wfile.write({"/damaged": BODY[:-1] + b"?", "/short": BODY[:-5]}.get(self.path, BODY))
+            while self.path == "/endless":
+                self.wfile.write(BODY)
+        except OSError:
+            pass
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    instance = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=instance.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{instance.server_port}"
+    instance.shutdown()
+    instance.server_close()
+    thread.join()
+
+
+def verify(path: Path) -> None:
+    verify_sha256(path, SHA)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [p.name for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def test_whole_verified_and_with_progress(server: str, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    target = tmp_path / "deep" / "file"
+    fetch(f"{server}/ok", target, limit=len(BODY), verify=verify, progress=lambda *p: seen.append(p))
+    assert target.read_bytes() == BODY
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert leftovers(tmp_path) == ["file"]
+    fetch(f"{server}/redirect?{server}/ok", tmp_path / "again", limit=len(BODY), verify=verify)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/damaged", "got the SHA-256 .* expected"),
+        ("/short", "got 1,023,995 of 1,024,000 bytes|IncompleteRead"),
+        ("/claims", "the server sends 50,000,000,000 bytes, expected at most 1,024,000"),
+        ("/endless", "the server sends more than 1,024,000 bytes"),
+        ("/missing", "download failed: Not Found"),
+        ("/redirect?file:///etc/passwd", "Redirection to url .file:///etc/passwd. is not allowed"),
+        ("/redirect?ftp://127.0.0.1/x", "refused a redirect to ftp"),
+        ("/redirect?http://192.0.2.1/x", "refused a redirect to http://192.0.2.1/x"),
+        ("/loop", "download failed: .*infinite loop"),
+    ],
+)
+def test_nothing_is_left_of_a_bad_download(server: str, tmp_path: Path, path: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(server + path, tmp_path / "file", limit=len(BODY), verify=verify, hint="Do this.")
+    assert "\n" not in str(caught.value)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "x"])
+def test_only_https(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DataError, match="got a scheme that is not https"):
+        fetch(url, tmp_path / "file", limit=1, verify=verify)
+
+
+def test_offline_says_what_to_do(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"download failed.*Put it there"):
+        fetch("http://127.0.0.1:1/x", tmp_path / "file", limit=1, verify=verify, hint="Put it there.")
+    monkeypatch.setenv("PLUSX_OFFLINE", "1")
+    before = len(HITS)
+    with pytest.raises(DataError, match=r"PLUSX_OFFLINE forbids.*Put it there"):
+        fetch(f"{server}/ok", tmp_path / "file", limit=len(BODY), verify=verify, hint="Put it there.")
+    assert len(HITS) == before
+
+
+def test_full_disk_and_read_only_cache(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        fetch(f"{server}/ok", tmp_path / "file" / "x", limit=len(BODY), verify=verify)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"no room for new.*PLUSX_CACHE"):
+        fetch(f"{server}/ok", tmp_path / "new", limit=len(BODY), verify=verify)
+    assert leftovers(tmp_path) == ["file"]
+
+
+def _fetch_in_process(url: str, target: Path) -> None:
+    fetch(url, target, limit=len(BODY), verify=verify)
+
+
+def test_two_processes_download_once(server: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    before = HITS.count("/ok-once")
+    processes = [context.Process(target=_fetch_in_process, args=(f"{server}/ok-once", tmp_path / "file")) for _ in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0, 0]
+    assert HITS.count("/ok-once") == before + 1
+    assert (tmp_path / "file").read_bytes() == BODY
+
+
+def archive(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def test_extract_takes_the_named_files_and_nothing_else(tmp_path: Path) -> None:
+    good = ("set/a.bin", BODY)
+    source = archive(
+        tmp_path / "a.tar.gz",
+        ("../escape", b"x"),
+        (str(tmp_path / "absolute"), b"x"),
+        special("set/link", tarfile.SYMTYPE, ".."),
+        ("set/link/through", b"x"),
+        special("set/dev", tarfile.CHRTYPE),
+        good,
+        good,
+    )
+    extract(source, tmp_path / "out" / "set", {"set/a.bin": SHA}, limit=len(BODY))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.bin", "a.tar.gz", "out", "set"]
+    assert (tmp_path / "out" / "set" / "a.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("set/a.bin", BODY[:-1])], "got the SHA-256"),
+        ([("set/a.bin", BODY + b"x")], "larger than expected"),
+        ([special("set/a.bin", tarfile.SYMTYPE, "/etc/passwd")], "has no file set/a.bin"),
+        ([special("set/a.bin", tarfile.LNKTYPE, "/etc/passwd")], "has no file set/a.bin"),
+        ([special("set/a.bin", tarfile.FIFOTYPE)], "has no file set/a.bin"),
+        ([(f"set/{i}", b"") for i in range(10_001)] + [("set/a.bin", BODY)], "has no file set/a.bin"),
+        ([], "has no file set/a.bin"),
+    ],
+)
+def test_hostile_archives_leave_nothing(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
+    source = archive(tmp_path / "a.tar.gz", *members)
+    with pytest.raises(DataError, match=message):
+        extract(source, tmp_path / "set", {"set/a.bin": SHA}, limit=len(BODY))
+    assert [p.name for p in tmp_path.rglob("*")] == ["a.tar.gz"]
+
+
+def test_damaged_archives_leave_nothing(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.tar.gz", ("set/a.bin", os.urandom(100_000))).read_bytes()
+    for data in (b"", b"x" * 1000, whole[:1000], whole[: len(whole) // 2]):
+        (tmp_path / "a.tar.gz").write_bytes(data)
+        with pytest.raises(DataError, match=r"damaged archive|has no file|SHA-256"):
+            extract(tmp_path / "a.tar.gz", tmp_path / "set", {"set/a.bin": SHA}, limit=10**6)
+        assert [p.name for p in tmp_path.rglob("*")] == ["a.tar.gz"]
