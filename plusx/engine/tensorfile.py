@@ -238,7 +238,7 @@ def _entry(value: Any, base: int) -> Entry:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor; writing to it writes the tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _foreign(start: bytes) -> str:
