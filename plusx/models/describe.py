@@ -1,22 +1,12 @@
 """What a network costs: parameters, and multiply-adds (the paper's FLOPs) counted where convolutions and layers run."""
 
-from dataclasses import dataclass
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plusx.models.names import create_model, list_models, resolve
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """One row of `plusx models`."""
-
-    name: str
-    depth: int  # weighted layers on the longest path
-    params: int
-    macs: int  # for one image of `size`
-    size: int  # side of the square RGB image the name was published for, px
 
 
 def count_params(model: nn.Module) -> int:
@@ -27,36 +17,37 @@ def count_params(model: nn.Module) -> int:
 def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Multiply-adds of one image in all convolutions and fully connected layers.
 
-    Runs the network on the meta device, whatever device its weights are on: nothing is computed and no weight or
-    running statistic changes.
+    A copy without storage runs on the meta device, so nothing is computed and the model does not change.
 
     Arguments:
-        model: any network of `nn.Conv2d` and `nn.Linear`.
+        model: any network of `nn.Conv2d` and `nn.Linear`, in any mode and on any device.
         shape: (C, H, W) of the image.
     """
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(t): torch.empty_like(t, device="meta") for t in tensors}).eval()
     total = 0
 
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        assert isinstance(module, nn.Conv2d | nn.Linear)
-        weights_per_output = module.weight[0].numel()
-        total += output.numel() * weights_per_output
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        total += output.numel() * layer.weight[0].numel()
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    images = 2  # batch norm in training mode may not see one value
-    try:
-        with torch.no_grad():
-            torch.func.functional_call(model, state, (torch.empty(images, *shape, device="meta"),))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total // images
+    for module in list(twin.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm1d):
+                setattr(module, name, nn.Identity())  # not counted, and most of the time on the meta device
+    with torch.no_grad():
+        twin(torch.empty(1, *shape, device="meta"))
+    return total
 
 
-def describe(name: str) -> Description:
-    """Cost of the network that a name stands for, with 3 input channels and its usual number of classes.
+def describe(name: str) -> dict[str, Any]:
+    """One row of `plusx models`: the network that a name stands for, with 3 input channels.
+
+    Returns:
+        name; input, "CxHxW" of the images it was published for; depth, weighted layers; params; macs.
 
     Raises:
         ConfigError: an unknown name.
@@ -64,15 +55,15 @@ def describe(name: str) -> Description:
     plan = resolve(name)
     with torch.device("meta"):
         model = create_model(name, plan.num_classes)
-    return Description(
-        name=name,
-        depth=plan.depth,
-        params=count_params(model),
-        macs=count_macs(model, (3, plan.size, plan.size)),
-        size=plan.size,
-    )
+    return {
+        "name": name,
+        "input": f"3x{plan.size}x{plan.size}",
+        "depth": plan.depth,
+        "params": count_params(model),
+        "macs": count_macs(model, (3, plan.size, plan.size)),
+    }
 
 
-def describe_all() -> list[Description]:
+def table() -> list[dict[str, Any]]:
     """`describe` for every listed name."""
     return [describe(name) for name in list_models()]

@@ -68,8 +68,8 @@ def test_option_c_projects_in_every_block() -> None:
 def test_the_deep_stem_and_the_fully_connected_network() -> None:
     assert count_params(on_meta("resnet50-d", 1000)) == 25_576_264  # as published with the variant
     hidden = 256 * 256 + 2 * 256
-    assert describe("resmlp-8x256").params == 3072 * 256 + 2 * 256 + 16 * hidden + 256 * 10 + 10
-    assert describe("resmlp-8x256").macs == 3072 * 256 + 16 * 256 * 256 + 256 * 10
+    assert describe("resmlp-8x256")["params"] == 3072 * 256 + 2 * 256 + 16 * hidden + 256 * 10 + 10
+    assert describe("resmlp-8x256")["macs"] == 3072 * 256 + 16 * 256 * 256 + 256 * 10
 
 
 def test_counting_changes_nothing_and_takes_any_mode() -> None:
@@ -86,4 +86,4 @@ def test_depth_is_the_number_of_weighted_layers(name: str) -> None:
     model = on_meta(name, 10)
     layers = [key for key, p in model.named_parameters() if p.dim() > 1 and "downsample" not in key]
     deep_stem = 2 if "-d" in name else 0  # three convolutions count as the one they replace
-    assert len(layers) - deep_stem == row.depth
+    assert len(layers) - deep_stem == row["depth"]
