@@ -1,0 +1,86 @@
+"""What recipes may know about the data: counts, and sizes from the headers of a sample."""
+
+import os
+import stat
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from plusx.config import DataConfig, Facts
+from plusx.data.dataset import Dataset, Split
+from plusx.data.decode import FORMATS, ORIENTATION
+from plusx.errors import DataError, ImageError
+
+SAMPLE = 256  # files whose headers are read
+GRAY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class Header(NamedTuple):
+    """An image file's header: upright size in px, Pillow's mode, whether EXIF turns it, whether it has
+    several frames."""
+
+    width: int
+    height: int
+    mode: str
+    turned: bool
+    animated: bool
+
+
+def header(path: str) -> Header:
+    """Read a file's header, no pixels.
+
+    Raises:
+        ImageError: not one of the accepted formats.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ImageError(path, "not a regular file")
+        with Image.open(path, formats=FORMATS) as image:
+            orientation = image.getexif().get(ORIENTATION, 1)
+            lies = orientation in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turns a TIFF by itself
+            size = image.size[::-1] if lies else image.size
+            return Header(*size, image.mode, orientation in range(2, 9), getattr(image, "is_animated", False))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise of every kind on hostile bytes
+        raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def facts(dataset: Dataset, config: DataConfig) -> Facts:
+    """Counts, the median size of up to 256 training images spread over all classes, and the channels they need.
+
+    Raises:
+        DataError: none of those files can be read.
+    """
+    train = dataset.splits["train"]
+    width, height, gray = _shape(train)
+    return Facts(
+        n_train=len(train),
+        n_val=0 if dataset.watched is None else len(dataset.watched),
+        n_classes=len(dataset.classes),
+        width=width,
+        height=height,
+        channels=config.channels or (1 if gray else 3),
+        mirror=dataset.mirror,
+        benchmark=dataset.benchmark,
+        files=train.images is None,
+    )
+
+
+def _shape(split: Split) -> tuple[int, int, bool]:
+    """Median width, median height, whether all are gray."""
+    if split.images is not None:
+        _, channels, height, width = split.images.shape
+        return width, height, channels == 1
+    assert split.paths is not None
+    headers = []
+    for i in np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(int)):  # examples are sorted by class
+        try:
+            headers.append(header(split.paths[i]))
+        except ImageError as error:
+            problem = error
+    if not headers:
+        raise DataError(f"none of the files looked at can be read; one of them: {problem.message}", problem.hint)
+    width, height = (int(np.median([h[axis] for h in headers])) for axis in (0, 1))
+    return width, height, all(h.mode in GRAY for h in headers)

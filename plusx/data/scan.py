@@ -1,0 +1,159 @@
+"""Find the files that cannot be decoded before an epoch is planned, and remember what was found."""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from plusx.config import DataConfig
+from plusx.data.dataset import Dataset, Progress, plural, show, untrainable
+from plusx.data.decode import decode
+from plusx.data.download import cache_folder
+from plusx.errors import DataError, ImageError
+
+SLICE = 512  # files between two calls of progress
+RULES = 1  # goes up when decode() accepts other files, so that old findings are not believed
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Finding(NamedTuple):
+    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, and why it is bad or ''."""
+
+    size: int
+    modified: int
+    sha256: str
+    reason: str
+
+
+def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, list[Finding]]:
+    """Hash and decode every file once. What did not change in size and time since the last scan is not read again.
+
+    Returns:
+        findings of each split, in the order of its examples; no split for images in memory.
+    """
+    splits = {name: split.paths for name, split in dataset.splits.items() if split.paths is not None}
+    paths = list(dict.fromkeys(path for group in splits.values() for path in group))
+    store = _store(dataset, config)
+    known = _load(store)
+
+    def examine(path: str) -> Finding:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            return Finding(0, 0, "", f"cannot be read: {error.strerror}")
+        old = known.get(path)
+        if old and (old.size, old.modified) == (status.st_size, status.st_mtime_ns):
+            return old
+        return _examine(path, status, config)
+
+    found: dict[str, Finding] = {}
+    try:
+        found.update(zip(paths, in_parallel(examine, paths, progress), strict=True))
+    finally:
+        if found != known:
+            _save(store, found)
+    return {name: [found[path] for path in group] for name, group in splits.items()}
+
+
+def find_bad(
+    dataset: Dataset, config: DataConfig, progress: Progress | None = None
+) -> dict[str, list[tuple[int, str]]]:
+    """The examples of each split that cannot be decoded, as (id, reason)."""
+    findings = scan(dataset, config, progress)
+    return {name: [(i, f.reason) for i, f in enumerate(group) if f.reason] for name, group in findings.items()}
+
+
+def screen(dataset: Dataset, config: DataConfig, on_bad_image: str, progress: Progress | None = None) -> Dataset:
+    """Refuse files that cannot be decoded ("error"), or leave them out with a counted note ("skip").
+
+    Raises:
+        DataError: bad files and "error"; or too little is left to train on.
+    """
+    bad = {name: found for name, found in find_bad(dataset, config, progress).items() if found}
+    if not bad:
+        return dataset
+    named = [f"{show(dataset.splits[s].names[i])} ({reason})" for s, found in bad.items() for i, reason in found]
+    text = f"{len(named):,} of {plural('file', sum(map(len, dataset.splits.values())))}: " + "; ".join(named[:5])
+    text += f"; and {len(named) - 5:,} more" if len(named) > 5 else ""
+    if on_bad_image == "error":
+        raise DataError(
+            f"cannot decode {text}", "`plusx check` lists them all; --set engine.on_bad_image=skip leaves them out."
+        )
+    splits = dict(dataset.splits)
+    for name, found in bad.items():
+        keep = np.ones(len(splits[name]), bool)
+        keep[[i for i, _ in found]] = False
+        splits[name] = splits[name].take(keep)
+    left = dataset.changed(splits={name: s for name, s in splits.items() if len(s)}, notes=(f"skipped {text}",))
+    fit_to_evaluate = left.splits and "train" not in dataset.splits
+    if problems := [] if fit_to_evaluate else untrainable(left):
+        raise DataError(f"without the files that cannot be decoded: {'; '.join(problems)}", f"Skipped {text}.")
+    return left
+
+
+def in_parallel(function: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> Iterator[R]:
+    """`map` on threads, in order; decoders and hashes let go of the interpreter lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(items), SLICE):
+            yield from pool.map(function, items[start : start + SLICE])
+            if progress:
+                progress(min(start + SLICE, len(items)), len(items))
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _examine(path: str, status: os.stat_result, config: DataConfig) -> Finding:
+    digest, reason = "", "not a regular file"
+    if stat.S_ISREG(status.st_mode):  # a pipe would block
+        try:
+            digest, reason = file_sha256(path), ""
+            decode(path, max_pixels=config.max_pixels, channels=3, background=config.background, min_side=1)
+        except ImageError as error:
+            reason = error.reason
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+    return Finding(status.st_size, status.st_mtime_ns, digest, show(reason))
+
+
+def _store(dataset: Dataset, config: DataConfig) -> Path:
+    key = f"{RULES}\n{dataset.name}\n{dataset.root}\n{config.max_pixels}"
+    return cache_folder() / "scans" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.parquet"
+
+
+def _load(store: Path) -> dict[str, Finding]:
+    """What the last scan found; nothing when there is no readable record of one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_table(store).to_pydict()
+        rows = zip(columns["size"], columns["modified"], columns["sha256"], columns["reason"], strict=True)
+        return dict(zip(map(os.fsdecode, columns["path"]), map(Finding._make, rows), strict=True))
+    except (OSError, KeyError, TypeError, pa.ArrowException):
+        return {}
+
+
+def _save(store: Path, found: dict[str, Finding]) -> None:
+    """Best effort: a folder that cannot be written costs the next scan its time and nothing else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(found.values())
+    columns = {field: [getattr(row, field) for row in rows] for field in Finding._fields}
+    table = pa.table({"path": pa.array(map(os.fsencode, found), pa.binary()), **columns})
+    temporary = store.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        store.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, temporary)
+        os.replace(temporary, store)

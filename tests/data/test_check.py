@@ -1,0 +1,253 @@
+"""Check, scan and manifest: every odd, bad, doubled or leaking image is found, and nothing is changed."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plusx.config import DataConfig
+from plusx.data import check, facts, find_bad, manifest, open_dataset, scan, screen
+from plusx.errors import DataError
+from tests.data.making import CONFIG, class_folders, picture
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def spoil(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def fingerprint(root: Path) -> str:
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(os.fsencode(p) + p.read_bytes() for p in files)).hexdigest()
+
+
+def test_check_of_good_data_is_silent(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 12, "b": 12})
+    before = fingerprint(tmp_path)
+    calls: list[tuple[int, int]] = []
+    report = check(str(tmp_path), CONFIG, lambda *p: calls.append(p))
+    assert (report.n, report.bad, report.duplicates, report.leaks) == (24, [], [], [])
+    assert report.classes == {"a": {"train": 10, "val": 2}, "b": {"train": 10, "val": 2}}
+    assert report.warnings == []
+    assert calls[-1] == (24, 24)
+    assert fingerprint(tmp_path) == before
+    assert set(json.loads(json.dumps(report.to_dict()))) == {"n", "classes", "bad", "duplicates", "leaks", "warnings"}
+
+
+def test_check_finds_bad_files_of_every_kind(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 12, "b": 12})
+    spoil(tmp_path / "a" / "0.png")
+    (tmp_path / "a" / "1.png").write_bytes(b"")
+    (tmp_path / "b" / "text.jpg").write_text("<html>not found</html>")
+    (tmp_path / "b" / "esc\x1b[31m.png").write_bytes(b"x")
+    report = check(str(tmp_path), CONFIG)
+    assert sorted(bad["path"] for bad in report.bad) == ["a/0.png", "a/1.png", "b/esc\\x1b[31m.png", "b/text.jpg"]
+    assert all(bad["reason"] and bad["split"] in ("train", "val") for bad in report.bad)
+
+
+def test_check_finds_leaks_also_of_encoded_again_images(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 10, "b": 10})
+    class_folders(tmp_path / "val", {"a": 10, "b": 10}, seed=100)
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "val/a/copy.png")
+    Image.open(tmp_path / "train/b/0.png").save(tmp_path / "val/b/again.bmp")
+    shutil.copy(tmp_path / "train/a/1.png", tmp_path / "train/b/wrong.png")
+    report = check(str(tmp_path), CONFIG)
+    assert report.leaks == [
+        {
+            "paths": ["train/a/0.png", "val/a/copy.png"],
+            "splits": ["train", "val"],
+            "labels": ["a", "a"],
+            "same": "bytes",
+        },
+        {
+            "paths": ["train/b/0.png", "val/b/again.bmp"],
+            "splits": ["train", "val"],
+            "labels": ["b", "b"],
+            "same": "pixels",
+        },
+    ]
+    assert [d["paths"] for d in report.duplicates if d not in report.leaks] == [["train/a/1.png", "train/b/wrong.png"]]
+    assert "1 image under different labels: train/a/1.png" in report.warnings
+
+
+def test_check_warns_of_what_is_odd(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"many": 60, "few": 5, "one": 1})
+    ramp = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
+    Image.fromarray(ramp).save(tmp_path / "many" / "deep.png")
+    Image.new("CMYK", (8, 6)).save(tmp_path / "many" / "print.jpg")
+    Image.new("RGBA", (8, 6), (1, 2, 3, 4)).save(tmp_path / "many" / "clear.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(tmp_path / "many" / "plain.png", 77).unlink()
+    Image.new("RGB", (50, 40), (9, 9, 9)).save(tmp_path / "many" / "turned.jpg", exif=exif)
+    frames = [Image.new("L", (8, 6), level) for level in (0, 99)]
+    frames[0].save(tmp_path / "many" / "film.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "many" / "notes.txt").write_text("x")
+    warnings = "\n".join(check(str(tmp_path), CONFIG).warnings)
+    for expected in (
+        "1 class with one training image: one",
+        "2 classes with fewer than 10 training images: few (4), one (1)",
+        "uneven classes: many has 52 training images, one 1",
+        "1 image with more than 8 bits a channel",
+        "1 image with CMYK colours",
+        "1 image with transparency",
+        "1 image with a rotation in EXIF",
+        "1 image with several frames, of which the first is used",
+        "sizes from 8x6 to 40x50 px",
+        "left out: files of type .txt (1)",
+    ):
+        assert expected in warnings
+
+
+def test_check_reports_what_training_refuses(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 3, "bare": 0})
+    report = check(str(tmp_path), CONFIG)
+    assert "1 class without images: bare" in report.warnings
+    assert report.classes == {"a": {"all": 3}, "bare": {"all": 0}}
+
+
+def test_check_of_tables_and_arrays(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png")
+    (tmp_path / "t.csv").write_text("path,label\nx.png,a|b\nx.png,a\ngone.png,b\n")
+    report = check(str(tmp_path / "t.csv"), CONFIG)
+    assert [b["path"] for b in report.bad] == ["gone.png"]
+    assert "1 of 3 files do not exist: gone.png" in report.warnings
+    assert sorted(report.duplicates[0]["labels"]) == [["a"], ["a", "b"]]
+    images = np.zeros((4, 5, 5), np.uint8)
+    images[1], images[2] = 1, 2
+    np.savez(tmp_path / "a.npz", x_train=images[:3], y_train=[0, 1, 1], x_val=images[3:], y_val=[0])
+    assert check(str(tmp_path / "a.npz"), CONFIG).leaks[0]["paths"] == ["train/0", "val/0"]
+
+
+def test_bad_files_are_refused_or_skipped_before_training(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 10, "b": 10})
+    good = open_dataset(str(tmp_path), CONFIG)
+    assert screen(good, CONFIG, "error") is good
+    for name in ("a/0.png", "a/5.png", "b/3.png"):
+        spoil(tmp_path / name)
+    before = fingerprint(tmp_path)
+    found = {
+        (good.splits[s].names[i], bool(reason)) for s, rows in find_bad(good, CONFIG).items() for i, reason in rows
+    }
+    assert found == {("a/0.png", True), ("a/5.png", True), ("b/3.png", True)}
+    with pytest.raises(DataError, match=r"cannot decode 3 of 20 files: .*a/0\.png \(.*on_bad_image=skip"):
+        screen(good, CONFIG, "error")
+    left = screen(good, CONFIG, "skip")
+    assert sum(map(len, left.splits.values())) == 17
+    assert left.notes[-1].startswith("skipped 3 of 20 files: ")
+    names = {n for s in left.splits.values() for n in s.names}
+    assert not names & {"a/0.png", "a/5.png", "b/3.png"}
+    assert fingerprint(tmp_path) == before
+    for i in range(10):
+        (tmp_path / "b" / f"{i}.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 class without images: b|that train lacks: b"):
+        screen(good, CONFIG, "skip")
+
+
+def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, {"a": 5, "b": 5})
+    dataset = open_dataset(str(tmp_path), CONFIG)
+    first = scan.scan(dataset, CONFIG)
+    read: list[str] = []
+    real = scan.decode
+    monkeypatch.setattr(scan, "decode", lambda path, **rules: read.append(path) or real(path, **rules))
+    assert scan.scan(dataset, CONFIG) == first
+    assert read == []
+    spoil(tmp_path / "a" / "0.png")
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    assert read == [str(tmp_path / "a" / "0.png")]
+    (tmp_path / "a" / "1.png").unlink()
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+    read.clear()
+    scan.scan(dataset, DataConfig(max_pixels=10))
+    assert len(read) == 9  # other limits, other findings
+    for store in Path(os.environ["PLUSX_CACHE"]).rglob("*.parquet"):
+        store.write_bytes(b"PAR1 damaged")
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+    monkeypatch.setenv("PLUSX_CACHE", "/proc/nowhere")
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "t.csv").write_text("path,label\nx.png,a\npipe.png,b\n")
+    dataset = open_dataset(str(tmp_path / "t.csv"), CONFIG, training=False)
+    assert find_bad(dataset, CONFIG) == {"all": [(1, "not a regular file")]}
+
+
+def test_manifest_names_every_example_and_sees_every_change(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "one", {"a": 5, "b": 5, os.fsdecode(b"c\xff"): 5})
+    old = manifest.build(open_dataset(str(root), CONFIG), CONFIG)
+    assert json.loads(json.dumps(old)) == old
+    assert {name: split["n"] for name, split in old["splits"].items()} == {"train": 12, "val": 3}
+    name, label, size, digest = old["splits"]["train"]["examples"][0]
+    data = (root / name).read_bytes()
+    assert (label, size, digest) == ("a", len(data), hashlib.sha256(data).hexdigest())
+    moved = shutil.move(root, tmp_path / "two")
+    same = manifest.build(open_dataset(str(moved), CONFIG), CONFIG)
+    assert same["hash"] == old["hash"]
+    assert str(manifest.compare(old, same)) == "+0 -0 ~0"
+    picture(moved / "a" / "new.png", 99)
+    (moved / "b" / "1.png").unlink()
+    stamp = (moved / "a" / "2.png").stat()
+    picture(moved / "a" / "2.png", 98)
+    os.utime(moved / "a" / "2.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    new = manifest.build(open_dataset(str(moved), CONFIG), CONFIG)
+    changes = manifest.compare(old, new)
+    assert (changes.added, changes.removed) == (["a/new.png"], ["b/1.png"])
+    assert "a/2.png" in changes.changed
+    assert new["hash"] != old["hash"]
+
+
+def test_manifest_of_arrays(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 5, 5), np.uint8)
+    manifests = []
+    for change in (0, 1):
+        images[0, 0, 0] ^= change
+        np.savez(tmp_path / "a.npz", x_train=images, y_train=[0, 1] * 4, x_val=images[2:], y_val=[0, 1] * 3)
+        manifests.append(manifest.build(open_dataset(str(tmp_path / "a.npz"), CONFIG), CONFIG))
+    assert manifests[0]["splits"]["train"]["n"] == 8
+    assert manifest.compare(*manifests) == ([], [], ["train"])
+
+
+def test_facts(tmp_path: Path) -> None:
+    for i in range(20):
+        picture(tmp_path / ("a" if i % 2 else "b") / f"{i}.png", i, (30 + i, 20), "L")
+    found = facts(open_dataset(str(tmp_path), CONFIG), CONFIG)
+    assert (found.n_train, found.n_val, found.n_classes, found.channels, found.files) == (16, 4, 2, 1, True)
+    assert (found.height, found.mirror, found.benchmark) == (20, None, False)
+    assert 35 <= found.width <= 45
+    picture(tmp_path / "a" / "colour.png", 50)
+    assert facts(open_dataset(str(tmp_path), DataConfig(val_fraction=0.0)), CONFIG).channels == 3
+    digits = facts(open_dataset("digits", CONFIG), CONFIG)
+    assert (digits.width, digits.height, digits.channels, digits.mirror, digits.files) == (8, 8, 1, False, False)
+    for path in tmp_path.rglob("*.png"):
+        path.write_text("x")
+    with pytest.raises(DataError, match="none of the files looked at can be read"):
+        facts(open_dataset(str(tmp_path), CONFIG), CONFIG)
+
+
+def test_facts_turn_sizes_as_decode_does(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for k, suffix in enumerate(("jpg", "png", "webp", "tif")):
+        for name in "ab":
+            (tmp_path / suffix / name).mkdir(parents=True)
+            Image.new("RGB", (50, 40), (k, 9, 9)).save(tmp_path / suffix / name / f"x.{suffix}", exif=exif)
+        dataset = open_dataset(str(tmp_path / suffix), DataConfig(val_fraction=0.0))
+        paths = dataset.splits["train"].paths
+        assert paths is not None
+        shape = scan.decode(paths[0]).shape
+        found = facts(dataset, CONFIG)
+        assert (found.height, found.width) == tuple(shape[1:]) == (50, 40), suffix
