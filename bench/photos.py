@@ -27,8 +27,8 @@ def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
 
 
 def write_photos(folder: Path, count: int, width: int = 500, height: int = 375, classes: int = 10) -> None:
-    """`folder/train/<class>/<n>.jpg`, quality 90; file n depends on n alone."""
+    """`folder/<class>/<n>.jpg`, quality 90; file n depends on n alone."""
     for n in range(count):
-        path = folder / "train" / f"class{n % classes}" / f"{n}.jpg"
+        path = folder / f"class{n % classes}" / f"{n}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(width, height, np.random.default_rng(n)).save(path, quality=90)

@@ -5,8 +5,11 @@ SGD, and the loss and top-1/top-5 counted at every step. For 32 px, where torchv
 ResNet-20 in the usual style.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, models, transforms
 
+Measure = Callable[[int, int], float]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -96,8 +100,8 @@ def counts(logits: Tensor, targets: Tensor) -> tuple[int, int]:
     return int(hits[:, :1].sum()), int(hits.sum())
 
 
-def prepare(model: str, source: Path, size: int, batch: int, workers: int = 2) -> Callable[[], Iterator[int]]:
-    """A function that starts the loader and trains one batch at each `next`, yielding its images, epoch after epoch."""
+def prepare(model: str, source: Path, size: int, batch: int, workers: int = 2) -> tuple[Measure, dict[str, Any]]:
+    """A function from (untimed, timed) steps to images/s of the timed ones, and the settings."""
     torch.manual_seed(0)
     batches = loader(source, size, batch, workers)
     network = ResNet20(10) if model == "resnet20" else getattr(models, model)(num_classes=10)
@@ -105,15 +109,21 @@ def prepare(model: str, source: Path, size: int, batch: int, workers: int = 2) -
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     network.train()
 
-    def steps() -> Iterator[int]:
-        while True:
-            for images, targets in batches:
-                logits = network(images)
-                loss = criterion(logits, targets)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                loss.item(), counts(logits, targets)
-                yield len(images)
+    def measure(untimed: int, timed: int) -> float:
+        epochs = itertools.chain.from_iterable(batches for _ in itertools.count())
+        start, seen = 0.0, 0
+        for step in range(untimed + timed):
+            if step == untimed:
+                start, seen = time.perf_counter(), 0
+            images, targets = next(epochs)
+            logits = network(images)
+            loss = criterion(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item(), counts(logits, targets)
+            seen += len(images)
+        return seen / (time.perf_counter() - start)
 
-    return steps
+    about = {"precision": "fp32", "channels_last": False, "workers": workers, "threads": torch.get_num_threads()}
+    return measure, about

@@ -6,7 +6,6 @@ starts its side's loading afresh, trains a few batches untimed until every buffe
 
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -44,7 +43,8 @@ def write_sources(folder: Path, photos: int = 640, arrays: int = 12_800) -> None
     """`photos/`: JPEG files of 500x375 px; `small.npz`: 32x32 images; both in 10 classes, and kept once complete."""
     if (folder / "complete").exists():
         return
-    write_photos(folder / "photos", photos)
+    write_photos(folder / "photos" / "train", photos)
+    write_photos(folder / "photos" / "test", 10)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (arrays, 32, 32, 3), np.uint8)
     labels = np.arange(arrays) % 10
@@ -53,8 +53,8 @@ def write_sources(folder: Path, photos: int = 640, arrays: int = 12_800) -> None
 
 
 @cache
-def endless_steps(side: str, case: Case, folder: Path) -> Callable[[], Iterator[int]]:
-    """A side's function that starts its loading and yields the images of each step; network and data are built once."""
+def prepared(side: str, case: Case, folder: Path) -> tuple[Callable[[int, int], float], dict[str, Any]]:
+    """A side's function from (untimed, timed) steps to images/s, and its settings; built once in a process."""
     source = folder / ("small.npz" if case.size == 32 else "photos")
     if side == "plain":
         from bench import plain
@@ -62,37 +62,36 @@ def endless_steps(side: str, case: Case, folder: Path) -> Callable[[], Iterator[
         return plain.prepare(case.model, source, case.size, case.batch)
     from bench import ours
 
-    return ours.prepare(case.model, source, case.size, case.batch)
+    # torchvision's networks of 50 layers and more have the stride in the 3x3 convolution.
+    model = "resnet50-v1.5" if case.model == "resnet50" else case.model
+    return ours.prepare(model, source, case.size, case.batch)
 
 
-def measure(side: str, case: Case, folder: Path) -> float:
-    """One round of one side, images/s."""
-    steps = endless_steps(side, case, folder)()
-    for _ in range(case.untimed):
-        next(steps)
-    start = time.perf_counter()
-    images = sum(next(steps) for _ in range(case.timed))
-    seconds = time.perf_counter() - start
-    steps.close()  # type: ignore[attr-defined]
-    return images / seconds
+def measure(side: str, case: Case, folder: Path) -> tuple[float, dict[str, Any]]:
+    """One round of one side: images/s, and the side's settings."""
+    run_steps, about = prepared(side, case, folder)
+    return run_steps(case.untimed, case.timed), about
 
 
 def compare(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
     """Both sides of a case, round after round, and the ratio of their medians."""
     spawn = multiprocessing.get_context("spawn")
     pools = {side: ProcessPoolExecutor(1, spawn) for side in SIDES}
-    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
+    settings = {}
     for number in range(rounds):
         # Who goes first alternates too.
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            found[side].append(pools[side].submit(measure, side, case, folder).result())
+            speed, settings[side] = pools[side].submit(measure, side, case, folder).result()
+            speeds[side].append(speed)
     for pool in pools.values():
         pool.shutdown()
-    plain, plusx = (statistics.median(found[side]) for side in SIDES)
+    plain, plusx = (statistics.median(speeds[side]) for side in SIDES)
     return {
         **asdict(case),
         "unit": "images/s",
-        "rounds": {side: [round(v, 2) for v in values] for side, values in found.items()},
+        "settings": settings,
+        "rounds": {side: [round(v, 2) for v in values] for side, values in speeds.items()},
         "plain": round(plain, 2),
         "plusx": round(plusx, 2),
         "ratio": round(plusx / plain, 3),

@@ -27,13 +27,14 @@ LAYERS = {
     "export": 5,
     "serve": 6,
     "report": 6,
-    "run": 7,
-    "doctor": 7,
-    "study": 8,
-    "demo": 8,
-    "cli": 9,
-    "": 10,  # the package itself: re-exports only
-    "__main__": 10,
+    "plan": 7,
+    "run": 8,
+    "doctor": 8,
+    "study": 9,
+    "demo": 9,
+    "cli": 10,
+    "": 11,  # the package itself: re-exports only
+    "__main__": 11,
 }
 # Part -> modules, or beginnings of names of modules, that it may not import although they are lower.
 FORBIDDEN = {

@@ -1,0 +1,68 @@
+"""plusx's side: `plusx.run` itself, from the request to the trainer, with a loader that also notes the time."""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from plusx.data.loader import Batch
+import torch
+from rich.console import Console
+
+from plusx import run
+from plusx.data import open_dataset
+from plusx.engine import Log
+from plusx.plan import Request
+
+Measure = Callable[[int, int], float]
+
+
+class Timed:
+    """A train loader of one epoch: `untimed` steps, `timed` ones, and one to end them."""
+
+    def __init__(self, loader: Any, untimed: int, timed: int) -> None:
+        self.loader, self.untimed, self.timed = loader, untimed, timed
+        self.steps_per_epoch = untimed + timed + 1
+        self.images = 0
+        self.start = self.end = 0.0
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The loader's batches, over as many of its epochs as it takes; asked for one, the step before is done."""
+        batches = itertools.chain.from_iterable(self.loader.epoch(e) for e in itertools.count())
+        for number in range(self.steps_per_epoch):
+            if number == self.untimed:
+                self.start = time.perf_counter()
+            if number == self.untimed + self.timed:
+                self.end = time.perf_counter()
+            batch = next(batches)
+            self.images += len(batch.ids) if self.untimed <= number < self.untimed + self.timed else 0
+            yield batch
+
+
+def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, dict[str, Any]]:
+    """A function from (untimed, timed) steps to images/s of the timed ones, and the settings, all chosen by plusx."""
+    overrides = (f"engine.batch={batch}", "data.val_fraction=0")
+    request = Request(data=str(source), model=model, size=size, epochs=1, overrides=overrides)
+    log = Log(None, console=Console(quiet=True))
+    dataset = open_dataset(request.data, request.data_config())
+    with tempfile.TemporaryDirectory() as folder:
+        plan, dataset, manifest_hash = run.prepare(Path(folder), request, dataset, log)
+    real_loader = run.train_loader
+
+    def measure(untimed: int, timed: int) -> float:
+        loaders = []
+
+        def timed_loader(*args: Any, **options: Any) -> Timed:
+            loaders.append(Timed(real_loader(*args, **options), untimed, timed))
+            return loaders[0]
+
+        run.train_loader = timed_loader  # type: ignore[assignment]
+        with tempfile.TemporaryDirectory() as folder:
+            run.fit(Path(folder), plan, dataset, manifest_hash, log)
+        return loaders[0].images / (loaders[0].end - loaders[0].start)
+
+    engine = plan.config.engine
+    about = {"precision": engine.precision, "channels_last": engine.channels_last, "workers": plan.config.data.workers}
+    return measure, about | {"threads": torch.get_num_threads()}
