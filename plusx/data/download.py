@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -57,11 +58,15 @@ def fetch(
     if not _allowed(url):
         raise DataError(f"{show(url)}: got a scheme that is not https", hint)
     try:
-        with locked(target.parent / f".{target.name}.lock", hint), _temporary(target) as temporary:
+        with (
+            locked(target.parent / f".{target.name}.lock", hint),
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary,
+        ):
             if not target.exists():  # else another process brought it
-                _receive(url, temporary, limit, progress)
-                verify(temporary)
-                os.replace(temporary, target)
+                fresh = Path(temporary) / target.name
+                _receive(url, fresh, limit, progress)
+                verify(fresh)
+                os.replace(fresh, target)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -119,7 +124,7 @@ def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: i
                     with open(Path(temporary) / Path(member.name).name, "xb") as out:
                         shutil.copyfileobj(stream, out)
                     verify_sha256(Path(temporary) / Path(member.name).name, expected)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"{archive}: damaged archive: {show(str(error))}", "Delete the file and try again."
             ) from error
@@ -154,20 +159,10 @@ def progress_bar(title: str) -> Iterator[Progress | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
-def _receive(url: str, temporary: Path, limit: int, progress: Progress | None) -> None:
-    opener = urllib.request.OpenerDirector()  # not build_opener, which adds file: and ftp:
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
+def _receive(url: str, target: Path, limit: int, progress: Progress | None) -> None:
+    opener = urllib.request.build_opener(_Redirects())
     request = urllib.request.Request(url, headers={"User-Agent": "plusx", "Accept-Encoding": "identity"})
-    with opener.open(request, timeout=TIMEOUT) as response, open(temporary, "wb") as file:
+    with opener.open(request, timeout=TIMEOUT) as response, open(target, "wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
         if total > limit:
             raise DataError(f"{show(url)}: the server sends {total:,} bytes, expected at most {limit:,}")
@@ -199,14 +194,3 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme != "https" and not (_allowed(newurl) and urlsplit(req.full_url).scheme == "http"):
             raise urllib.error.HTTPError(req.full_url, code, f"refused a redirect to {newurl}", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A path beside `target` that is gone afterwards, whatever happened."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)

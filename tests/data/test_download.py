@@ -2,11 +2,11 @@
 
 import hashlib
 import io
-import multiprocessing
 import os
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -129,20 +129,13 @@ def test_full_disk_and_read_only_cache(server: str, tmp_path: Path, monkeypatch:
     assert leftovers(tmp_path) == ["file"]
 
 
-def _fetch_in_process(url: str, target: Path) -> None:
-    fetch(url, target, limit=len(BODY), verify=verify)
+def test_two_at_once_download_once(server: str, tmp_path: Path) -> None:
+    def bring(_: int) -> None:
+        fetch(f"{server}/ok-once", tmp_path / "file", limit=len(BODY), verify=verify)
 
-
-def test_two_processes_download_once(server: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    before = HITS.count("/ok-once")
-    processes = [context.Process(target=_fetch_in_process, args=(f"{server}/ok-once", tmp_path / "file")) for _ in "ab"]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [p.exitcode for p in processes] == [0, 0]
-    assert HITS.count("/ok-once") == before + 1
+    with ThreadPoolExecutor(4) as pool:  # the lock belongs to an open file: threads meet it as processes do
+        list(pool.map(bring, range(4)))
+    assert HITS.count("/ok-once") == 1
     assert (tmp_path / "file").read_bytes() == BODY
 
 
@@ -202,7 +195,7 @@ def test_hostile_archives_leave_nothing(tmp_path: Path, members: list[tuple[str,
 
 def test_damaged_archives_leave_nothing(tmp_path: Path) -> None:
     whole = archive(tmp_path / "a.tar.gz", ("set/a.bin", os.urandom(100_000))).read_bytes()
-    for data in (b"", b"x" * 1000, whole[:1000], whole[: len(whole) // 2]):
+    for data in (b"", b"x" * 1000, whole[:1000], whole[: len(whole) // 2], whole[:500] + b"\0" * 99 + whole[599:]):
         (tmp_path / "a.tar.gz").write_bytes(data)
         with pytest.raises(DataError, match=r"damaged archive|has no file|SHA-256"):
             extract(tmp_path / "a.tar.gz", tmp_path / "set", {"set/a.bin": SHA}, limit=10**6)
