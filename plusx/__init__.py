@@ -1,1 +1,48 @@
-"""plusx: residual learning from the paper to production."""
+"""plusx: residual learning from the paper to production. y = F(x) + x.
+
+The names below are the public API; each is loaded when it is first used, so that `import plusx` imports no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plusx.errors import PlusxError as PlusxError
+    from plusx.evaluate import Evaluation as Evaluation
+    from plusx.evaluate import evaluate as evaluate
+    from plusx.modelfile import Classifier as Classifier
+    from plusx.modelfile import load as load
+    from plusx.models import create_model as create_model
+    from plusx.models import list_models as list_models
+    from plusx.predict import predict as predict
+    from plusx.run import Run as Run
+    from plusx.run import check as check
+    from plusx.run import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "plusx.modelfile",
+    "Evaluation": "plusx.evaluate",
+    "PlusxError": "plusx.errors",
+    "Run": "plusx.run",
+    "check": "plusx.run",
+    "create_model": "plusx.models",
+    "evaluate": "plusx.evaluate",
+    "list_models": "plusx.models",
+    "load": "plusx.modelfile",
+    "predict": "plusx.predict",
+    "train": "plusx.run",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plusx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

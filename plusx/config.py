@@ -72,7 +72,7 @@ class ModelConfig:
     stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
     width: int | None = option("channels of the first stage", None, low=1)
     init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
-    zero_init_last: bool = option("start each block's last batch-norm scale at zero (a departure)", False)
+    zero_init_last: bool | None = option("start each block's last batch-norm scale at zero (a departure)", None)
 
 
 @dataclass(frozen=True, kw_only=True)

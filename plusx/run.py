@@ -1,7 +1,7 @@
 """Assembly: data, plan, model, trainer, model file, report. The only module that knows all the parts.
 
-`train` reads in the order things happen: claim the folder, decide, fit, finish. Every decision is on disk before the first
-step, so that the same command continues from what was decided, not from a new guess.
+`train` reads in the order things happen: claim the folder, decide, fit, finish. Every decision is on disk before the
+first step, so that the same command continues from what was decided, not from a new guess.
 """
 
 import dataclasses
@@ -97,7 +97,8 @@ def train(
     Arguments:
         data: an image folder, a table, an .npz file or a name.
         out: run folder; None is `runs/<data>`.
-        model, recipe: names; None chooses from the data and says why.
+        model: a name from `plusx models`; None chooses from the data and says why.
+        recipe: a name from `plusx recipes`; None likewise.
         weights: a model file or a .safetensors state_dict to start from.
         epochs: length of the run; the schedule rescales.
         size: side of the network's input, px.
@@ -247,7 +248,9 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
 def make_preprocess(config: DataConfig, dataset: Dataset, log: Log) -> tuple[Preprocess, tuple[str, ...]]:
     """The one evaluation transform, and what to say about the statistics in it."""
     size, channels = config.size, config.channels
-    assert size and channels and config.resize, "choose fills these"
+    assert size is not None, "choose fills this"
+    assert channels is not None, "choose fills this"
+    assert config.resize is not None, "choose fills this"
     rules = Preprocess(
         size=size,
         resize=config.resize,
@@ -282,7 +285,7 @@ def make_network(config: Config, n_classes: int) -> Network:
         stride_in=m.stride_in,
         stem=m.stem,
         init=m.init,
-        zero_init_last=m.zero_init_last,
+        zero_init_last=bool(m.zero_init_last),
     )
 
 
@@ -295,7 +298,8 @@ def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log
         torch.set_num_threads(config.engine.threads)
     network = make_network(config, len(classes))
     if plan.request.weights:
-        log.line(describe_loaded(modelfile.load_weights(network, plan.request.weights, classes), plan.request.weights))
+        for line in loaded_lines(modelfile.load_weights(network, plan.request.weights, classes)):
+            log.line(f"weights: {line}")
     common = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     train_batches = train_loader(
         dataset.splits["train"],
@@ -332,6 +336,13 @@ def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log
         on_selected=keep,
         log=log,
     ).fit()
+
+
+def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:
+    """What became of each tensor of given weights: a count of those loaded, and a line for each of the others."""
+    count = sum(row.loaded for row in rows)
+    lines = [f"{count} of {len(rows)} tensors loaded"]
+    return lines + [f"{row.name}: {row.why}" for row in rows if row.why]
 
 
 def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> Run:

@@ -8,6 +8,7 @@ from plusx.config import Config, Facts, replace
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
 GIB = 1 << 30
+SMALL_MODEL, SMALL_WIDTH = "resnet14", 32
 
 
 @dataclass(frozen=True)
@@ -115,27 +116,30 @@ def _mirror(config: Config) -> str:
     return "alternate" if config.data.mode == "small" else "random"
 
 
+def _width(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
+    if config.model.name is None and config.data.mode == "small":
+        return SMALL_WIDTH, "the best accuracy per minute of the widths measured on small images"
+    return None, ""  # a network that is named keeps its own width
+
+
 def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     if config.data.mode == "small":
-        return (
-            "resnet18",
-            "18 layers in four stages, narrow: the best accuracy per minute of those measured on small images",
-        )
+        return SMALL_MODEL, "the best accuracy per minute of the networks measured on small images"
     if machine.device == "cuda" and facts.n_train >= 20_000:
         return "resnet50-v1.5", f"{facts.n_train:,} photos feed 50 layers on a GPU"
     return "resnet18", "18 layers suit the number of photos and the device"
 
 
-def _small_resnet(config: Config) -> bool:
-    return config.data.mode == "small" and config.model.name == "resnet18"
-
-
 def _stem(config: Config, facts: Facts, machine: Machine) -> tuple[str | None, str]:
-    return ("cifar", "small images keep their resolution in the first layers") if _small_resnet(config) else (None, "")
+    if config.data.mode == "small" and "mlp" not in (config.model.name or ""):
+        return "cifar", "small images keep their resolution in the first layers"
+    return None, ""
 
 
-def _width(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
-    return (16, "a sixteenth of the multiply-adds of 64 channels") if _small_resnet(config) else (None, "")
+def _zero_init(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
+    if (config.model.name or "").startswith("resnet"):
+        return True, "blocks that start as the identity train faster; departs from the paper"
+    return False, "only blocks that end in a batch norm and a shortcut can start as the identity"
 
 
 def _select(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
@@ -152,8 +156,9 @@ RULES: dict[str, Rule] = {
     "data.resize": _resize,
     "data.workers": _workers,
     "augment.flip": _flip,
+    "model.width": _width,
     "model.name": _model,
     "model.stem": _stem,
-    "model.width": _width,
+    "model.zero_init_last": _zero_init,
     "engine.select": _select,
 }

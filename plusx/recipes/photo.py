@@ -30,7 +30,7 @@ def photo(facts: Facts) -> Config:
         recipe="photo",
         data=DataConfig(mode="photo", normalize="imagenet"),
         augment=AugmentConfig(crop="resized", area=(0.25, 1.0) if few else (0.08, 1.0)),
-        model=ModelConfig(zero_init_last=True),
+        model=ModelConfig(),
         optim=OptimConfig(
             name="sgd",
             lr=0.1 * batch / 256 * (2 if few else 1),
@@ -55,7 +55,7 @@ def photo_finetune(facts: Facts) -> Config:
     return replace(
         base,
         recipe="photo-finetune",
-        model=ModelConfig(),
+        model=ModelConfig(zero_init_last=False),
         augment=replace(base.augment, area=(0.25, 1.0)),
         optim=replace(base.optim, lr=0.02, body_lr=0.1, weight_decay=1e-4),
         schedule=replace(base.schedule, epochs=15, warmup=0.1),

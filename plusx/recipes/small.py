@@ -33,7 +33,7 @@ def small(facts: Facts) -> Config:
         recipe="small",
         data=DataConfig(mode="small"),
         augment=AugmentConfig(crop="translate", pad=_pad(facts)),
-        model=ModelConfig(zero_init_last=True),
+        model=ModelConfig(),
         optim=OptimConfig(
             name="sgd", lr=PEAK_LR * batch / BATCH, weight_decay=5e-4, nesterov=True, label_smoothing=0.1
         ),
