@@ -1,0 +1,465 @@
+"""The finished model: one safetensors file that carries all that answering needs, and the `Classifier` read from it.
+
+The header's metadata has one key, `plusx`: a JSON document (canonical: sorted keys, ASCII, no spaces) with
+
+    format            version of this layout
+    versions          of plusx, torch, torchvision, numpy and Python that wrote it
+    arch              arguments of `create_model` that rebuild the network
+    classes, task     class names in the order of the logits; "single" or "multi"
+    preprocess        how a file becomes a tensor
+    temperature       divides the logits before softmax; null when not calibrated
+    metrics           what was measured, on which data set, with counts
+    recipe, config    where the weights came from, fully resolved
+    manifest_hash     of the examples it was trained on
+    tensors_sha256    over the tensors, as `tensorfile.digest` defines it
+    document_sha256   over the canonical document without this key
+
+A loader verifies all of it; unknown extra keys are kept, so that files of later minor versions still load.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plusx.data.transforms import Preprocess
+from plusx.engine import tensorfile
+from plusx.engine.infer import predict_logits
+from plusx.errors import ImageError, ModelFileError, PlusxError
+from plusx.models import create_model
+
+FORMAT = 1
+FILE_NAME = "model.safetensors"
+MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # taken from folders
+
+Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
+
+
+class Images(NamedTuple):
+    """A batch for `predict_logits`; nobody knows the targets."""
+
+    images: Tensor  # float32 (N, C, H, W), normalised
+    targets: Tensor  # int64 (N,), zeros
+    ids: Tensor  # int64 (N,), positions in the list of files
+
+
+class Loaded(NamedTuple):
+    """What `load_weights` did with one tensor of the network or of the file."""
+
+    name: str
+    loaded: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network and the one way to ask it.
+
+    Attributes:
+        module: the network, in evaluation mode; images (N, C, H, W) -> logits (N, K).
+        classes: the K class names, in the order of the logits.
+        preprocess: file or bytes -> float32 (C, H, W); the same code as evaluation in training.
+        task: "single" (one label an image) or "multi" (any number).
+        meta: the model file's document.
+        path: the model file.
+    """
+
+    module: nn.Module
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    task: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network answers."""
+        return next(self.module.parameters()).device
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits (N, K) divided by the calibration temperature."""
+        return logits / (self.meta.get("temperature") or 1.0)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, K) -> probabilities (N, K), calibrated: softmax, or sigmoid for multi-label."""
+        scaled = self.calibrated(logits)
+        return scaled.softmax(1) if self.task == "single" else scaled.sigmoid()
+
+    def labels(self, logits: Tensor, top: int = 5) -> list[list[dict[str, Any]]]:
+        """Logits (N, K) -> for each of N the `top` classes, most probable first."""
+        # Ranked by logits: softmax rounds different logits to the same probability.
+        ranks = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]
+        values = self.probabilities(logits).gather(1, ranks)
+        return [
+            [{"label": self.classes[k], "probability": p} for k, p in zip(row, shares, strict=True)]
+            for row, shares in zip(ranks.tolist(), values.tolist(), strict=True)
+        ]
+
+    def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5) -> list[Answer]:
+        """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`."""
+        return list(self.answers(find_images(paths), top))
+
+    def answers(self, files: Sequence[str], top: int = 5, batch: int = 64) -> Iterator[Answer]:
+        """An answer for each file, in order; a file that cannot be read is answered with its `error`.
+
+        Arguments:
+            files: paths of image files.
+            top: labels an answer.
+            batch: images a forward pass.
+        """
+        errors: dict[int, str] = {}
+        position = 0
+        for logits, _, ids in predict_logits(self.module, self._batches(files, batch, errors), self.device):
+            for index, labels in zip(ids.tolist(), self.labels(logits, top), strict=True):
+                yield from ({"path": files[bad], "error": errors[bad]} for bad in range(position, index))
+                yield {"path": files[index], "labels": labels}
+                position = index + 1
+        yield from ({"path": files[bad], "error": errors[bad]} for bad in range(position, len(files)))
+
+    def _batches(self, files: Sequence[str], batch: int, errors: dict[int, str]) -> Iterator[Images]:
+        """The files that decode, in batches; why the others do not goes into `errors`."""
+        images: list[Tensor] = []
+        ids: list[int] = []
+        for index, image in enumerate(self._decoded(files, ahead=2 * batch)):
+            if isinstance(image, ImageError):
+                errors[index] = image.reason
+            else:
+                images.append(image)
+                ids.append(index)
+            if images and (len(images) == batch or index == len(files) - 1):
+                yield Images(torch.stack(images), torch.zeros(len(ids), dtype=torch.int64), torch.tensor(ids))
+                images, ids = [], []
+
+    def _decoded(self, files: Sequence[str], ahead: int) -> Iterator[Tensor | ImageError]:
+        """Each file's tensor or what is wrong with it, in order; threads decode up to `ahead` files in advance."""
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "plusx-decode")
+        waiting: deque[Future[Tensor | ImageError]] = deque()
+        try:
+            for path in files:
+                waiting.append(pool.submit(self._open, path))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _open(self, path: str) -> Tensor | ImageError:
+        try:
+            image: Tensor = self.preprocess.load(path)
+            return image
+        except ImageError as error:
+            return error
+
+
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
+    """Files, folders and globs -> files: folders with all below them in natural order, without what is hidden.
+
+    A path that names nothing stays in the list, so that whoever opens it says so.
+    """
+    found: list[str] = []
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path = os.fspath(given)
+        matches = [path]
+        if not os.path.lexists(path) and glob.has_magic(path):
+            matches = sorted(glob.glob(path, recursive=True), key=natural) or [path]
+        for match in matches:
+            found += _images_below(match) if os.path.isdir(match) else [match]
+    return found
+
+
+def natural(path: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sort key in which 2.png comes before 10.png."""
+    parts = re.split(r"([0-9]+)", path)
+    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
+
+
+def _images_below(folder: str) -> list[str]:
+    found = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(base, n) for n in files if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+    return sorted(found, key=natural)
+
+
+def save(
+    path: str | Path,
+    module: nn.Module,
+    *,
+    classes: Sequence[str],
+    task: str,
+    preprocess: Preprocess,
+    metrics: Mapping[str, Any],
+    recipe: str,
+    config: Mapping[str, Any],
+    manifest_hash: str,
+    temperature: float | None = None,
+) -> None:
+    """Writes a model file: whole, synced and read back before it replaces what was there.
+
+    Arguments:
+        path: the file to write.
+        module: the network; wrappers of `torch.compile` and DDP are left out.
+        classes: K names in the order of the logits.
+        task: "single" or "multi".
+        preprocess: the evaluation transform.
+        metrics: what was measured, with data set, split and counts.
+        recipe: name of the recipe.
+        config: the resolved configuration, as plain JSON values.
+        manifest_hash: of the examples trained on; "" when there is none.
+        temperature: divides the logits before softmax.
+
+    Raises:
+        TrainingError: the disk is full or failed; what was at `path` is untouched.
+        ModelFileError: a weight that no loader would accept.
+    """
+    network = unwrap(module)
+    tensors = network.state_dict()
+    if problem := tensorfile.unusable(tensors):
+        raise ModelFileError(f"{path}: not written, {problem}.", "Continue from the last good checkpoint.")
+    document = {
+        "format": FORMAT,
+        "versions": versions(),
+        "arch": network.arch,
+        "classes": list(classes),
+        "task": task,
+        "preprocess": preprocess.to_dict(),
+        "temperature": temperature,
+        "metrics": dict(metrics),
+        "recipe": recipe,
+        "config": dict(config),
+        "manifest_hash": manifest_hash,
+        "tensors_sha256": tensorfile.digest(tensors),
+    }
+    document["document_sha256"] = _document_hash(document)
+    assert len(document["classes"]) == network.arch["num_classes"], "one name per logit"
+    tensorfile.write(Path(path), tensors, {"plusx": _canonical(document)})
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None, allow_nonfinite: bool = False) -> Classifier:
+    """Reads a model file, verifies all of it, and runs no code from it.
+
+    Arguments:
+        path: a model file, or the run folder that holds one.
+        device: where the network will answer; None is the GPU where there is one.
+        allow_nonfinite: accept NaN, infinity and other values that no network can compute with, to inspect them.
+
+    Raises:
+        ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
+    """
+    found = _model_path(Path(path))
+    with tensorfile.opened(found) as file:
+        header = tensorfile.read_header(file, found)
+        document = _document(header.metadata, found)
+        module = _empty_network(document["arch"], header, found)
+        tensors = _verified(tensorfile.read_tensors(file, header), document, found, allow_nonfinite)
+    module.load_state_dict(tensors, assign=True)
+    try:
+        preprocess = Preprocess.from_dict(document["preprocess"])
+    except (PlusxError, ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"{found}: preprocessing that cannot be used: {error}", tensorfile.COPY) from error
+    module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
+
+
+def load_weights(module: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> list[Loaded]:
+    """Copies weights from a model file, or from any .safetensors state_dict with torchvision's names, into a network.
+
+    The head is matched by class names where the file has them: rows of classes that both know are copied, the others
+    keep their initial values. A head whose classes nobody knows is left out, unless `classes` is None.
+
+    Arguments:
+        module: the network to fill, with a `head_name`.
+        path: the file, or a run folder.
+        classes: names of the module's classes, in order.
+
+    Returns:
+        A row for each tensor of the network and each one of the file that has no place: loaded or not, and why.
+
+    Raises:
+        ModelFileError: unreadable, or nothing in it fits.
+    """
+    found = _model_path(Path(path))
+    with tensorfile.opened(found) as file:
+        header = tensorfile.read_header(file, found)
+        document = _document(header.metadata, found) if "plusx" in header.metadata else None
+        given = _verified(tensorfile.read_tensors(file, header), document, found)
+    given = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in given.items()}
+    network = unwrap(module)
+    rows = []
+    for name, tensor in network.state_dict().items():
+        if name not in given:
+            rows.append(Loaded(name, False, "not in the file"))
+        elif name.startswith(f"{network.head_name}.") and classes is not None:
+            rows.append(_load_head(name, tensor, given[name], classes, document["classes"] if document else None))
+        elif tensor.shape != given[name].shape:
+            rows.append(Loaded(name, False, f"shape {_shape(given[name])} in the file, {_shape(tensor)} here"))
+        else:
+            tensor.copy_(given[name])
+            rows.append(Loaded(name, True, ""))
+    rows += [Loaded(name, False, "no place in this network") for name in given if name not in network.state_dict()]
+    if not any(row.loaded for row in rows):
+        raise ModelFileError(
+            f"{found}: none of its {len(given)} tensors fits this network.",
+            "Choose the --model that the weights were trained for.",
+        )
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a model's answers."""
+    found = {"python": platform.python_version()}
+    for name in ("plusx", "torch", "torchvision", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def unwrap(module: nn.Module) -> Any:
+    """The network inside the wrappers of `torch.compile` and DDP, whose names would end up in the file."""
+    children = dict(module.named_children())
+    while inner := [children[name] for name in ("_orig_mod", "module") if name in children]:
+        module = inner[0]
+        children = dict(module.named_children())
+    return module
+
+
+def _verified(
+    tensors: dict[str, Tensor], document: Mapping[str, Any] | None, path: Path, allow_nonfinite: bool = False
+) -> dict[str, Tensor]:
+    if document is not None and tensorfile.digest(tensors) != document["tensors_sha256"]:
+        raise ModelFileError(f"{path}: damaged, the weights differ from their SHA-256.", tensorfile.COPY)
+    if (problem := tensorfile.unusable(tensors)) and not allow_nonfinite:
+        raise ModelFileError(f"{path}: refused, {problem}.", "plusx.load(path, allow_nonfinite=True) inspects it.")
+    return tensors
+
+
+def _load_head(
+    name: str, tensor: Tensor, given: Tensor, classes: Sequence[str], given_classes: Sequence[str] | None
+) -> Loaded:
+    if given_classes is None:
+        return Loaded(name, False, "a new head: the file does not name its classes")
+    if tensor.shape[1:] != given.shape[1:]:
+        return Loaded(name, False, f"shape {_shape(given)} in the file, {_shape(tensor)} here")
+    places = {label: i for i, label in enumerate(given_classes)}
+    pairs = [(i, places[label]) for i, label in enumerate(classes) if label in places]
+    if pairs:
+        here, there = map(torch.tensor, zip(*pairs, strict=True))
+        tensor[here] = given[there].to(tensor)
+    return Loaded(name, bool(pairs), f"{len(pairs)} of {len(classes)} classes have a row in the file, by name")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _model_path(path: Path) -> Path:
+    if path.is_dir():
+        if (path / FILE_NAME).exists():
+            return path / FILE_NAME
+        raise ModelFileError(f"{path}: a folder without {FILE_NAME}.", "Give a finished run folder or a model file.")
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file or run folder.", "Give a run folder or a .safetensors model file.")
+    if path.suffix in (".pth", ".pt", ".ckpt", ".bin", ".pkl"):
+        raise ModelFileError(
+            f"{path}: {path.suffix} files can run code and are not opened.",
+            "Convert it where you trust it: safetensors.torch.save_file(state_dict, 'weights.safetensors').",
+        )
+    return path
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _document_hash(document: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in document.items() if key != "document_sha256"}
+    return hashlib.sha256(_canonical(rest).encode()).hexdigest()
+
+
+def _document(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The verified document of a header."""
+    if "plusx" not in metadata:
+        raise ModelFileError(
+            f"{path}: weights of another program, without plusx's metadata.", "Use it with `plusx train --weights`."
+        )
+    try:
+        document = tensorfile.parse_json(metadata["plusx"])
+        # Compared as text too: "\u00e9" and "\u00E9" are one string, and a flipped bit apart.
+        whole = (
+            document.get("document_sha256") == _document_hash(document) and _canonical(document) == metadata["plusx"]
+        )
+    except ValueError as error:
+        raise ModelFileError(f"{path}: damaged metadata: {error}.", tensorfile.COPY) from error
+    made_by = document.get("format")
+    if type(made_by) is int and made_by > FORMAT:
+        raise ModelFileError(
+            f"{path}: made by format {made_by}, this plusx reads up to {FORMAT}.", "Install the current plusx."
+        )
+    if not whole or made_by != FORMAT:
+        raise ModelFileError(f"{path}: damaged, the metadata differs from its SHA-256.", tensorfile.COPY)
+    if problem := _document_problem(document):
+        raise ModelFileError(f"{path}: metadata that cannot be used: {problem}.", "The file was not made by plusx.")
+    return document
+
+
+def _document_problem(document: Mapping[str, Any]) -> str:
+    kinds = {"arch": dict, "classes": list, "preprocess": dict, "metrics": dict, "config": dict, "versions": dict}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(document.get(key), kind)]:
+        return f"{', '.join(wrong)} missing or of another type"
+    classes, temperature = document["classes"], document.get("temperature")
+    if not classes or not all(isinstance(c, str) and c for c in classes) or len(set(classes)) != len(classes):
+        return "class names that are empty, repeated or not text"
+    if document["arch"].get("num_classes") != len(classes):
+        return f"{len(classes)} class names for {document['arch'].get('num_classes')} outputs"
+    if document.get("task") not in ("single", "multi"):
+        return f"task {document.get('task')!r}"
+    if temperature is not None and not (type(temperature) in (int, float) and temperature > 0):  # NaN never parses
+        return f"temperature {temperature!r}"
+    rules = document["preprocess"]
+    sides = [rules.get(key) for key in ("size", "resize")]
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        return f"an input of {sides[0]!r} px from {sides[1]!r} px, expected 1 to {MAX_SIDE}"
+    numbers = [rules.get("mean"), rules.get("std"), [rules.get("max_pixels"), rules.get("background")]]
+    if not all(isinstance(row, list) and all(type(n) in (int, float) for n in row) for row in numbers):
+        return "preprocessing without numbers"
+    return ""
+
+
+def _empty_network(arch: Mapping[str, Any], header: tensorfile.Header, path: Path) -> nn.Module:
+    """The network that a document describes, without memory for weights, after its shapes were found in the header."""
+    depth = re.search(r"[0-9]+", str(arch.get("name")))
+    # A layer has at least one tensor, so a name that asks for more layers than that would be built for nothing.
+    if depth is not None and (len(depth[0]) > 9 or int(depth[0]) > len(header.entries)):
+        raise ModelFileError(f"{path}: {len(header.entries)} tensors cannot be a network of depth {depth[0][:9]}.")
+    try:
+        with torch.device("meta"):
+            module = create_model(**arch)
+    except (PlusxError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ModelFileError(f"{path}: a network that cannot be built: {str(error)[:200]}", tensorfile.COPY) from error
+    expected = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    stored = {name: (entry.dtype, entry.shape) for name, entry in header.entries.items()}
+    wrong = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ModelFileError(
+            f"{path}: {len(wrong)} tensors do not fit {arch.get('name')}; first {name[:99]!r}: "
+            f"{stored.get(name, 'missing')} in the file, {expected.get(name, 'no such tensor')} in the network.",
+            tensorfile.COPY,
+        )
+    return module

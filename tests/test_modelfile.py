@@ -1,0 +1,307 @@
+"""The model file: all of it survives, nothing damaged or hostile is believed, and nothing in it is ever run."""
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, safe_open, save_file
+from torch import nn
+
+from plusx import modelfile
+from plusx.data.transforms import Preprocess
+from plusx.engine import tensorfile
+from plusx.errors import ModelFileError, TrainingError
+from plusx.models import create_model
+
+CLASSES = ["cat", "dög", "emu"]
+RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+
+
+def network(name: str = "resnet8", classes: int = 3, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, classes, **({"width": 4} if name == "resnet8" else {}), **options)
+
+
+def save(path: Path, module: nn.Module | None = None, **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "classes": CLASSES,
+        "task": "single",
+        "preprocess": RULES,
+        "metrics": {"data": "pets", "n": 30, "top1": 0.9},
+        "recipe": "small",
+        "config": {"seed": 3},
+        "manifest_hash": "ab" * 32,
+    }
+    modelfile.save(path, network() if module is None else module, **{**values, **changes})
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("good") / "model.safetensors")
+
+
+def forge(good: Path, path: Path, change: Callable[[dict[str, Any]], None], honest: bool = True) -> Path:
+    """A copy with another document, whose hashes are right again where `honest`."""
+    with safe_open(good, "pt") as file:
+        document = json.loads(file.metadata()["plusx"])
+    change(document)
+    if honest:
+        document["document_sha256"] = modelfile._document_hash(document)
+    save_file(load_file(good), path, {"plusx": modelfile._canonical(document)})
+    return path
+
+
+def test_everything_survives(good: Path) -> None:
+    loaded = modelfile.load(good)
+    assert loaded.classes == tuple(CLASSES)
+    assert (loaded.task, loaded.preprocess, loaded.path) == ("single", RULES, good)
+    assert loaded.meta["metrics"] == {"data": "pets", "n": 30, "top1": 0.9}
+    assert loaded.meta["config"] == {"seed": 3}
+    assert loaded.meta["versions"]["torch"]
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(loaded.module(x), network().eval()(x))
+    assert not loaded.module.training
+    assert all(p.requires_grad for p in loaded.module.parameters())
+    assert [p.name for p in good.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_run_folder_is_its_model_file(good: Path) -> None:
+    assert modelfile.load(str(good.parent)).path == good
+
+
+def test_the_same_model_is_the_same_bytes(good: Path, tmp_path: Path) -> None:
+    assert save(tmp_path / "again").read_bytes() == good.read_bytes()
+
+
+def test_wrappers_stay_out_of_the_file(good: Path, tmp_path: Path) -> None:
+    for module in (torch.compile(network()), nn.DataParallel(network()), nn.DataParallel(torch.compile(network()))):
+        assert save(tmp_path / "wrapped", module).read_bytes() == good.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50-d", "preresnet18", "plain20", "resmlp-2x8"])
+def test_every_kind_of_network_comes_back(tmp_path: Path, name: str) -> None:
+    module = create_model(name, 3, **({"size": 8} if "mlp" in name else {"width": 8}))
+    loaded = modelfile.load(save(tmp_path / "m", module)).module
+    x = torch.randn(2, 3, 8 if "mlp" in name else 64, 8 if "mlp" in name else 64)
+    assert torch.equal(loaded(x), module.eval()(x))
+
+
+def test_loading_leaves_the_random_numbers_alone(good: Path) -> None:
+    before = torch.get_rng_state()
+    modelfile.load(good)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", network("resmlp-1x4", size=1))
+    whole = bytearray(path.read_bytes())
+    draw = random.Random(0)
+    for _ in range(1000):
+        bit = draw.randrange(8 * len(whole))
+        whole[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(whole)
+        with pytest.raises(ModelFileError):
+            modelfile.load(path)
+        whole[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(whole)
+    modelfile.load(path)
+
+
+def test_every_truncation_is_noticed(good: Path, tmp_path: Path) -> None:
+    whole, path = good.read_bytes(), tmp_path / "m"
+    for i in range(100):
+        path.write_bytes(whole[: i * len(whole) // 100])
+        with pytest.raises(ModelFileError):
+            modelfile.load(path)
+
+
+def test_plain_mistakes_get_plain_words(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04 and so on")
+    (tmp_path / "renamed.safetensors").write_bytes(b"PK\x03\x04 and so on")
+    (tmp_path / "empty").mkdir()
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    cases = {
+        "none.safetensors": "no such file or run folder",
+        "empty": "a folder without model.safetensors",
+        "model.pth": "safetensors.torch.save_file",
+        "renamed.safetensors": "can run code; it was not opened",
+        "foreign.safetensors": "weights of another program",
+    }
+    for name, words in cases.items():
+        with pytest.raises(ModelFileError) as error:
+            modelfile.load(tmp_path / name)
+        assert words in str(error.value)
+        assert name in str(error.value)
+
+
+def test_a_file_from_the_future_says_so(good: Path, tmp_path: Path) -> None:
+    for honest in (True, False):
+        path = forge(good, tmp_path / "m", lambda d: d.update(format=9, news=[1]), honest)
+        with pytest.raises(ModelFileError, match="made by format 9, this plusx reads up to 1"):
+            modelfile.load(path)
+
+
+def test_unknown_keys_are_kept(good: Path, tmp_path: Path) -> None:
+    assert modelfile.load(forge(good, tmp_path / "m", lambda d: d.update(news=[1]))).meta["news"] == [1]
+
+
+FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "class too many": lambda d: d["classes"].append("x"),
+    "no classes": lambda d: d.pop("classes"),
+    "class twice": lambda d: d.update(classes=["a", "a", "b"]),
+    "class a number": lambda d: d.update(classes=[1, 2, 3]),
+    "other task": lambda d: d.update(task="both"),
+    "temperature 0": lambda d: d.update(temperature=0),
+    "temperature text": lambda d: d.update(temperature="1"),
+    "huge input": lambda d: d["preprocess"].update(size=10**9, resize=10**9),
+    "text mean": lambda d: d["preprocess"].update(mean=["a"] * 3),
+    "number mean": lambda d: d["preprocess"].update(mean=1),
+    "short mean": lambda d: d["preprocess"].update(mean=[0.5]),
+    "zero std": lambda d: d["preprocess"].update(std=[0, 1, 1]),
+    "extra rule": lambda d: d["preprocess"].update(run="rm"),
+    "unknown network": lambda d: d["arch"].update(name="os.system"),
+    "deep network": lambda d: d["arch"].update(name="resnet6000000002"),
+    "wide network": lambda d: d["arch"].update(width=10**12),
+    "negative network": lambda d: d["arch"].update(width=-4),
+    "other width": lambda d: d["arch"].update(width=8),
+    "other depth": lambda d: d["arch"].update(name="resnet14"),
+    "strange argument": lambda d: d["arch"].update(hook="print"),
+    "billion classes": lambda d: d["arch"].update(num_classes=10**9),
+    "arch a list": lambda d: d.update(arch=[]),
+    "arch name a list": lambda d: d["arch"].update(name=["resnet8"]),
+    "other weights": lambda d: d.update(tensors_sha256="0" * 64),
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_hostile_documents_are_refused_fast(good: Path, tmp_path: Path, kind: str) -> None:
+    path = forge(good, tmp_path / "m", FORGERIES[kind])
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ModelFileError) as error:
+        modelfile.load(path)
+    assert time.process_time() - start < 0.2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # kB
+    assert str(path) in error.value.message
+    assert len(str(error.value)) < 800
+
+
+def test_an_edited_document_is_noticed(good: Path, tmp_path: Path) -> None:
+    path = forge(good, tmp_path / "m", lambda d: d.update(classes=["dog", "cat", "emu"]), honest=False)
+    with pytest.raises(ModelFileError, match="metadata differs from its SHA-256"):
+        modelfile.load(path)
+
+
+def test_nothing_is_run(good: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    watched = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect"}
+    sys.addaudithook(lambda event, _: seen.append(event) if event in watched else None)
+    modelfile.load(good)
+    for kind, change in FORGERIES.items():
+        with pytest.raises(ModelFileError):
+            modelfile.load(forge(good, tmp_path / kind, change))
+    assert seen == []
+
+
+def poisoned(value: float) -> nn.Module:
+    module = network()
+    module.get_parameter("layer2.0.conv1.weight").data[0, 0, 0, 0] = value
+    return module
+
+
+def test_poisoned_values_are_neither_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelFileError, match=r"layer2\.0\.conv1\.weight holds NaN"):
+        save(tmp_path / "m", poisoned(float("nan")))
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorfile, "unusable", lambda _: "")
+        save(tmp_path / "m", poisoned(float("inf")))
+    with pytest.raises(ModelFileError, match=r"layer2\.0\.conv1\.weight holds NaN or infinity"):
+        modelfile.load(tmp_path / "m")
+    assert modelfile.load(tmp_path / "m", allow_nonfinite=True).classes == tuple(CLASSES)
+
+
+def test_a_failed_save_leaves_the_old_file(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "m")
+    monkeypatch.setattr(tensorfile.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(TrainingError, match="No space left"):
+        save(path, network(classes=2), classes=["a", "b"])
+    assert path.read_bytes() == good.read_bytes()
+
+
+class TestLoadWeights:
+    """`--weights FILE`."""
+
+    def test_rows_of_the_head_go_by_name(self, good: Path) -> None:
+        target = network(classes=3)
+        nn.init.zeros_(target.get_parameter("fc.weight"))
+        source = modelfile.load(good).module
+        rows = {row.name: row for row in modelfile.load_weights(target, good, ["emu", "yak", "cat"])}
+        weight, given = target.get_parameter("fc.weight"), source.get_parameter("fc.weight")
+        assert torch.equal(weight, torch.stack([given[2], torch.zeros_like(given[0]), given[0]]))
+        assert rows["fc.weight"].why == "2 of 3 classes have a row in the file, by name"
+        assert torch.equal(target.get_parameter("conv1.weight"), source.get_parameter("conv1.weight"))
+        assert all(row.loaded for row in rows.values())
+
+    def test_other_classes_keep_the_new_head(self, good: Path) -> None:
+        target = network(classes=2)
+        before = target.get_parameter("fc.weight").clone()
+        rows = {row.name: row for row in modelfile.load_weights(target, good, ["x", "y"])}
+        assert torch.equal(target.get_parameter("fc.weight"), before)
+        assert not rows["fc.weight"].loaded
+        assert "0 of 2 classes" in rows["fc.weight"].why
+
+    @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+    def test_torchvision_weights_move_in(self, tmp_path: Path, prefix: str) -> None:
+        reference = torchvision.models.resnet18(num_classes=5).eval()
+        save_file({prefix + k: v for k, v in reference.state_dict().items()}, tmp_path / "tv.safetensors")
+        target = create_model("resnet18", 5, shortcut="B").eval()
+        rows = modelfile.load_weights(target, tmp_path / "tv.safetensors")
+        x = torch.randn(2, 3, 64, 64)
+        torch.testing.assert_close(target(x), reference(x), rtol=1e-5, atol=1e-6)
+        assert all(row.loaded for row in rows)
+        rows = modelfile.load_weights(create_model("resnet18", 5), tmp_path / "tv.safetensors", list("abcde"))
+        assert [(row.name, row.why) for row in rows if not row.loaded] == [
+            (name, "a new head: the file does not name its classes") for name in ("fc.weight", "fc.bias")
+        ]
+
+    def test_what_does_not_fit_is_told(self, tmp_path: Path) -> None:
+        weights = {"conv1.weight": torch.ones(4, 1, 3, 3), "bn1.weight": torch.ones(4), "extra": torch.ones(1)}
+        save_file(weights, tmp_path / "w.safetensors")
+        rows = {row.name: row for row in modelfile.load_weights(network(), tmp_path / "w.safetensors")}
+        assert rows["conv1.weight"].why == "shape 4x1x3x3 in the file, 4x3x3x3 here"
+        assert rows["bn1.weight"].loaded
+        assert rows["extra"].why == "no place in this network"
+        assert rows["fc.bias"].why == "not in the file"
+
+    def test_nothing_that_fits_is_an_error(self, tmp_path: Path) -> None:
+        save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
+        with pytest.raises(ModelFileError, match="none of its 1 tensors fits"):
+            modelfile.load_weights(network(), tmp_path / "w.safetensors")
+
+    def test_damage_and_pickles_are_refused(self, good: Path, tmp_path: Path) -> None:
+        (tmp_path / "w.pth").write_bytes(b"PK")
+        with pytest.raises(ModelFileError, match="Convert it where you trust it"):
+            modelfile.load_weights(network(), tmp_path / "w.pth")
+        whole = bytearray(good.read_bytes())
+        whole[-1] ^= 1
+        (tmp_path / "w.safetensors").write_bytes(whole)
+        with pytest.raises(ModelFileError, match="differ from their SHA-256"):
+            modelfile.load_weights(network(), tmp_path / "w.safetensors")
+        save_file({"bn1.weight": torch.full((4,), float("nan"))}, tmp_path / "w.safetensors")
+        with pytest.raises(ModelFileError, match=r"bn1\.weight holds NaN"):
+            modelfile.load_weights(network(), tmp_path / "w.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_random() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
