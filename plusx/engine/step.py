@@ -1,0 +1,97 @@
+"""One training step: the gradients of a batch, checked before the optimizer moves anything."""
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from plusx.config import Config
+from plusx.engine.metrics import Metrics
+from plusx.errors import TrainingError
+
+SHOWN = 8  # example ids in a message
+
+
+class Batch(Protocol):
+    """What a loader yields."""
+
+    @property
+    def images(self) -> Tensor:
+        """float32 (N, C, H, W), normalised."""
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 (N,) classes, or float32 (N, K): several labels, or shares of classes after mixing."""
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 (N,) on the CPU: each example's index in its split."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is NaN or infinite.
+
+    Attributes:
+        step: the step that was not made; the first is 1.
+        ids: the examples to look at.
+    """
+
+    def __init__(self, message: str, step: int, ids: list[int]) -> None:
+        hint = "Lower optim.lr, set optim.clip_norm=1, or look at these examples."
+        super().__init__(message, hint)
+        self.step = step
+        self.ids = ids
+
+
+def train_step(
+    net: nn.Module, optimizer: Optimizer, batch: Batch, running: Metrics, config: Config, task: str, step: int
+) -> float:
+    """Moves the weights by one batch, adds its counts to `running` and returns its mean loss; the first step is 1.
+
+    Raises:
+        NonFiniteError: before the optimizer moves; weights and optimizer are as they were.
+    """
+    size, engine = len(batch.ids), config.engine
+    layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+    # No micro-batch of one image: batch norm could not normalise it.
+    parts = min(engine.accumulate, max(1, size // 2))
+    optimizer.zero_grad(set_to_none=True)
+    outputs, total = [], torch.zeros((), device=batch.images.device)
+    for images, targets in zip(batch.images.tensor_split(parts), batch.targets.tensor_split(parts), strict=True):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=engine.precision == "bf16"):
+            logits = net(images.contiguous(memory_format=layout))
+        loss = criterion(logits.float(), targets, task, config.optim.label_smoothing) * (len(images) / size)
+        loss.backward()  # type: ignore[no-untyped-call]
+        outputs.append(logits.detach())
+        total += loss.detach()
+    weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
+    norm = get_total_norm([w.grad for w in weights], foreach=True)
+    value, length = torch.stack([total, norm]).tolist()  # the one wait for the device in a step
+    if not (math.isfinite(value) and math.isfinite(length)):
+        raise _non_finite(batch, value, length, step)
+    if config.optim.clip_norm is not None:
+        clip_grads_with_norm_(weights, config.optim.clip_norm, norm, foreach=True)
+    running.update(torch.cat(outputs), batch.targets, total)
+    optimizer.step()
+    return float(value)
+
+
+def criterion(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0) -> Tensor:
+    """Mean loss of logits (N, K): cross-entropy, or binary cross-entropy over every label for task "multi"."""
+    if task == "multi":
+        return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+
+def _non_finite(batch: Batch, loss: float, norm: float, step: int) -> NonFiniteError:
+    """Names the examples whose pixels are not finite, or else the whole batch."""
+    odd = ~batch.images.isfinite().flatten(1).all(1).cpu()
+    ids: list[int] = batch.ids[odd if odd.any() else slice(None)].tolist()
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+    which = "; not finite are the pixels of" if odd.any() else ", on a batch of"
+    shown = ", ".join(map(str, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
+    return NonFiniteError(f"step {step}: {what}{which} {len(ids)} examples (ids {shown}).", step, ids)

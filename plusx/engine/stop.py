@@ -1,0 +1,75 @@
+"""Stopping a run in good order: signals are remembered and heard where the state can be saved."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from plusx.errors import PlusxError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(PlusxError):  # noqa: N818  an end that was asked for is no error
+    """A run that was told to stop and has saved its state.
+
+    Attributes:
+        exit_code: 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message, "The same command continues it.")
+        self.exit_code = 128 + signum
+
+
+class Interrupt(BaseException):
+    """Leaves a wait. Not an Exception, so that nothing on the way takes it for an error of its own."""
+
+
+class StopSignals:
+    """While entered, remembers the first of SIGINT, SIGTERM and SIGHUP; a second Ctrl-C stops at once.
+
+    Python hears signals in the main thread only; in another thread this does nothing.
+
+    Attributes:
+        received: the number of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._waiting = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+        if self._waiting:
+            self._waiting = False
+            raise Interrupt
+
+    def check(self) -> None:
+        """Raises `Interrupt` when a signal has come."""
+        if self.received is not None:
+            raise Interrupt
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Code inside changes nothing that is saved, so a signal may leave it at any point."""
+        self._waiting = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._waiting = False

@@ -1,0 +1,362 @@
+"""The training loop: from wherever the run stands to its end, in the same bits however often it is interrupted."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plusx.config import Config
+from plusx.engine import checkpoint
+from plusx.engine.log import Log, Row, describe
+from plusx.engine.metrics import Metrics
+from plusx.engine.optim import (
+    AveragedWeights,
+    build_optimizer,
+    load_state_tensors,
+    set_learning_rate,
+    set_training_mode,
+    state_tensors,
+)
+from plusx.engine.schedule import learning_factor
+from plusx.engine.step import Batch, train_step
+from plusx.engine.stop import Interrupt, Stopped, StopSignals
+from plusx.errors import ModelFileError, PlusxError, TrainingError
+
+
+class TrainLoader(Protocol):
+    """Training batches, a pure function of epoch and position."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from position `start`; closing the iterator ends the work of its workers."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the tensors, all that a checkpoint holds."""
+
+    step: int = 0  # steps made
+    evaluated: int = 0  # the step of the last evaluation
+    rows: list[Row] = field(default_factory=list)
+    best: Row | None = None  # the row of the best evaluation
+    images: int = 0  # trained on, all epochs together
+    seconds: float = 0.0  # the run so far, all its parts together
+    train_seconds: float = 0.0  # in steps, with the wait for data
+    epoch_seconds: float = 0.0  # the same of the current epoch
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished run says about itself; fractions are 0..1."""
+
+    steps: int
+    epochs: int
+    best: dict[str, Any]  # epoch, top1
+    final: dict[str, Any]  # top1, loss
+    seconds: float
+    images_per_second: float
+    history: list[Row]
+
+
+class Trainer:
+    """A run of training steps, evaluations and checkpoints.
+
+    Arguments:
+        module: the network on its device, initialised; images (N, C, H, W) -> logits (N, K).
+        train: the training batches.
+        evaluate: the metrics of a network on the watched split.
+        watched: the name of that split.
+        config: resolved: `engine.precision` and `engine.select` are chosen.
+        task: "single" or "multi".
+        folder: the run folder; `checkpoints/` is made in it.
+        on_selected: gets the evaluated network, its metrics and its row whenever these become the model to keep.
+        log: where the run tells how it goes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        train: TrainLoader,
+        evaluate: Callable[[nn.Module], Metrics],
+        watched: str,
+        config: Config,
+        task: str,
+        folder: Path,
+        on_selected: Callable[[nn.Module, Metrics, Row], None],
+        log: Log,
+    ) -> None:
+        assert config.engine.precision != "auto", "run resolves the precision"
+        assert config.engine.select is not None, "recipes.choose resolves the selection"
+        self.config, self.task, self.watched = config, task, watched
+        self.train, self.evaluate, self.on_selected, self.log = train, evaluate, on_selected, log
+        self.folder = folder / "checkpoints"
+        if config.engine.channels_last:
+            module.to(memory_format=torch.channels_last)
+        self.module = module
+        self.net: nn.Module = torch.compile(module) if config.engine.compile else module  # type: ignore[assignment]
+        self.device = next(module.parameters()).device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
+        self.optimizer = build_optimizer(module, config.optim)
+        self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
+        self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
+        self.at = Position()
+        self.running = Metrics(task, device=self.device)
+        self._exact = True  # the state is that of a step's end, and so may be saved
+        self._updating = False  # the optimizer has begun to move weights
+        self._saved = (-1, -1)  # step and evaluation of the last checkpoint
+        self._saved_at = self._mark = time.perf_counter()
+        self._buffers = list(module.buffers())
+        self._spare = [buffer.clone() for buffer in self._buffers]
+        self.optimizer.register_step_pre_hook(lambda *_: setattr(self, "_updating", True))
+
+    def fit(self) -> FitResult:
+        """Trains to the end from the newest checkpoint, or from the start when there is none.
+
+        Before each step the global random state is set from (seed, step), so that what a network draws depends on
+        nothing else.
+
+        Raises:
+            TrainingError: a loss that is not finite, a full disk, too little memory.
+            Stopped: after a signal, when the state is saved.
+        """
+        self._resume()
+        config, at, per_epoch = self.config, self.at, self.train.steps_per_epoch
+        with StopSignals() as signals, self.log.progress(at.step, self.total):
+            try:
+                while at.step < self.total or self._evaluation_due():
+                    if self._evaluation_due():
+                        with signals.waiting():
+                            metrics = self.evaluate(self._evaluated())
+                        self._select(metrics)
+                        continue
+                    epoch, start = divmod(at.step, per_epoch)
+                    end = min((epoch + 1) * per_epoch, self.total)
+                    if start == 0:
+                        self.running, at.epoch_seconds = Metrics(self.task, device=self.device), 0.0
+                    set_training_mode(self.module, config.optim)
+                    self._lap()
+                    with closing(self.train.epoch(epoch, start)) as batches:  # type: ignore[type-var]
+                        while at.step < end:
+                            with signals.waiting():
+                                batch = next(batches)
+                            rate = self._rate(at.step)
+                            with self._whole_or_nothing():
+                                set_learning_rate(self.optimizer, rate)
+                                self._seed(at.step)
+                                loss = train_step(
+                                    self.net, self.optimizer, batch, self.running, config, self.task, at.step + 1
+                                )
+                                self._count(len(batch.ids))
+                            self.log.step(at.step, self.total, epoch + 1, len(batch.ids), loss, rate)
+                            self._between_steps(signals)
+                    if not self._evaluation_due():
+                        self.log.line(describe([self._train_row()], self.total / per_epoch))
+                        self._save()
+            except BaseException as error:
+                self._leave(error, signals.received)
+                raise
+        return self._result()
+
+    def _evaluation_due(self) -> bool:
+        at, period = self.at, self.train.steps_per_epoch * self.config.engine.evaluate_every
+        return at.step > at.evaluated and (at.step == self.total or at.step % period == 0)
+
+    def _evaluated(self) -> nn.Module:
+        """The network whose metrics count and which is kept: the averaged one where there is one."""
+        return self.average.module if self.average else self.module
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step; the first is 0."""
+        return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total)
+
+    def _seed(self, step: int) -> None:
+        seed = (self.config.seed << 32 | step) % (1 << 63)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _count(self, images: int) -> None:
+        """What follows a step."""
+        at, seconds = self.at, self._lap()
+        at.step += 1
+        if self.average:
+            self.average.update(at.step)
+        at.images += images
+        at.train_seconds += seconds
+        at.epoch_seconds += seconds
+
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """Too little memory inside, before the optimizer moves, leaves the state as it was.
+
+        Raises:
+            TrainingError: in its place, with what to do.
+        """
+        self._exact = self._updating = False
+        if self._buffers:  # batch norm moves its statistics on the way forward
+            torch._foreach_copy_(self._spare, self._buffers)
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if self._updating or not _out_of_memory(error):
+                raise
+            for buffer, spare in zip(self._buffers, self._spare, strict=True):
+                buffer.copy_(spare)
+            self._exact = True
+            message = f"step {self.at.step + 1}: out of memory with {self.config.engine.batch} examples a batch."
+            raise TrainingError(message, "Set engine.accumulate=2, or a smaller engine.batch.") from error
+        self._exact = True
+
+    def _between_steps(self, signals: StopSignals) -> None:
+        """Where a run may stop or save; where several processes would agree on it."""
+        signals.check()
+        every, minutes = self.config.engine.checkpoint_steps, self.config.engine.checkpoint_minutes
+        late = minutes > 0 and time.perf_counter() - self._saved_at >= 60 * minutes
+        if late or (every is not None and self.at.step % every == 0):
+            self._save()
+
+    def _select(self, metrics: Metrics) -> None:
+        """Records an evaluation, keeps its network if it is the one to keep, and saves."""
+        at, seconds = self.at, self._lap()
+        if not math.isfinite(metrics.loss):
+            self._exact = False
+            message = f"step {at.step}: the loss on {self.watched} is not finite."
+            raise TrainingError(message, "Lower optim.lr; the last checkpoint is good.")
+        row = self._row(self.watched, metrics, metrics.n / seconds)
+        rows = [self._train_row(), row]
+        better = at.best is None or (row["top1"], -row["loss"]) > (at.best["top1"], -at.best["loss"])
+        self.log.rows(at.rows + rows)
+        self.log.line(describe(rows, self.total / self.train.steps_per_epoch))
+        if better or self.config.engine.select == "last":
+            self.on_selected(self._evaluated(), metrics, row)
+        at.evaluated, at.rows, at.best = at.step, at.rows + rows, row if better else at.best
+        self._save()
+
+    def _train_row(self) -> Row:
+        return self._row("train", self.running, self.running.n / max(self.at.epoch_seconds, 1e-9))
+
+    def _row(self, split: str, metrics: Metrics, speed: float) -> Row:
+        return {
+            "step": self.at.step,
+            "epoch": math.ceil(self.at.step / self.train.steps_per_epoch),
+            "split": split,
+            "loss": metrics.loss,
+            "top1": metrics.top1,
+            "top5": metrics.top5,
+            "lr": self._rate(self.at.step - 1),
+            "images_per_second": round(speed, 1),
+            "seconds": round(self.at.seconds, 3),
+        }
+
+    def _lap(self) -> float:
+        """Seconds since the last call, added to the run's."""
+        before, self._mark = self._mark, time.perf_counter()
+        self.at.seconds += self._mark - before
+        return self._mark - before
+
+    def _save(self) -> None:
+        """Writes a checkpoint of this step.
+
+        Raises:
+            TrainingError: it cannot be written; those before are still there.
+        """
+        self._exact = False
+        self._lap()
+        document = {"position": dataclasses.asdict(self.at), "steps_per_epoch": self.train.steps_per_epoch}
+        optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
+        running = {"running/totals": self.running.totals}
+        checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
+        self._saved, self._saved_at = (self.at.step, self.at.evaluated), time.perf_counter()
+        self._exact = True
+
+    def _weights(self) -> dict[str, Tensor]:
+        average = self.average.module.state_dict() if self.average else {}
+        named = {f"model/{name}": value for name, value in self.module.state_dict().items()}
+        return named | {f"ema/{name}": value for name, value in average.items()}
+
+    def _resume(self) -> None:
+        """Continues from the newest checkpoint that is whole.
+
+        Raises:
+            ModelFileError: checkpoints that are all damaged, or of another network or plan.
+        """
+        checkpoint.clean(self.folder)
+        found, notes = checkpoint.newest(self.folder)
+        for note in notes:
+            self.log.line(note)
+        if found:
+            self._load(found)
+            self.log.line(f"continuing after step {self.at.step:,} of {self.total:,}, from {found.path.name}")
+        self.log.rows(self.at.rows)
+        self._saved_at = self._mark = time.perf_counter()
+
+    def _load(self, found: checkpoint.Checkpoint) -> None:
+        per_epoch = found.document["steps_per_epoch"]
+        if per_epoch != self.train.steps_per_epoch:
+            message = f"{found.path}: made with {per_epoch} steps an epoch, this run has {self.train.steps_per_epoch}."
+            raise ModelFileError(message, "Use the same data and batch, or another run folder.")
+        optimizer = {n.removeprefix("optim/"): t for n, t in found.tensors.items() if n.startswith("optim/")}
+        weights = {n: t for n, t in found.tensors.items() if n.startswith(("model/", "ema/"))}
+        _copy_into(self._weights(), weights, found.path)
+        load_state_tensors(self.optimizer, self.module, optimizer)
+        self.running.totals.copy_(found.tensors["running/totals"])
+        self.at = Position(**found.document["position"])
+        self._saved = (self.at.step, self.at.evaluated)
+
+    def _leave(self, error: BaseException, signal: int | None) -> None:
+        """The last save of a run that ends early; a second Ctrl-C, or a state that may not be saved, goes without.
+
+        Raises:
+            Stopped: the end is one that was asked for.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            return
+        if self._exact and self._saved != (self.at.step, self.at.evaluated):
+            try:
+                self._save()
+            except PlusxError as failed:
+                self.log.line(str(failed))
+        if signal is not None and isinstance(error, Interrupt):
+            raise Stopped(
+                f"stopped by signal {signal} after step {self.at.step:,} of {self.total:,}.", signal
+            ) from None
+
+    def _result(self) -> FitResult:
+        at = self.at
+        assert at.best is not None, "a finished run was evaluated at its last step"
+        return FitResult(
+            steps=at.step,
+            epochs=at.rows[-1]["epoch"],
+            best={key: at.best[key] for key in ("epoch", "step", "top1", "loss")},
+            final={key: at.rows[-1][key] for key in ("top1", "top5", "loss")},
+            seconds=round(at.seconds, 3),
+            images_per_second=round(at.images / max(at.train_seconds, 1e-9), 1),
+            history=list(at.rows),
+        )
+
+
+def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
+    """Fills tensors in place, all or none."""
+    wrong = own.keys() ^ given.keys() or {n for n in own if own[n].shape != given[n].shape}
+    if wrong:
+        message = f"{path}: of another network; {len(wrong)} tensors differ, {min(wrong)} is the first."
+        raise ModelFileError(message, "Use the run's own configuration, or another run folder.")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(given[name])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

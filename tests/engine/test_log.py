@@ -1,0 +1,121 @@
+"""What a run tells."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from plusx.engine.log import HEARTBEAT, Log, describe
+from plusx.errors import ConfigError, TrainingError
+
+
+def row(step: int, split: str = "train", loss: float = 1.0) -> dict[str, object]:
+    return {
+        "step": step,
+        "epoch": step // 10,
+        "split": split,
+        "loss": loss,
+        "top1": 0.9,
+        "top5": 1.0,
+        "lr": 0.1,
+        "images_per_second": 1234.5,
+        "seconds": 5.0,
+    }
+
+
+def test_lines_go_to_people_and_to_the_file_with_control_characters_visible(tmp_path: Path) -> None:
+    out = io.StringIO()
+    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é")
+    assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é\n"
+    assert (tmp_path / "log.txt").read_text().rstrip().endswith("bad \\x1b[31mname\\n[bold]é")
+
+
+def test_metrics_are_exactly_the_rows(tmp_path: Path) -> None:
+    log = Log(tmp_path, console=Console(quiet=True))
+    for rows in ([row(10), row(20)], [row(10)], []):
+        log.rows(rows)
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == rows
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path) -> None:
+    out = io.StringIO()
+    log = Log(tmp_path, console=Console(file=out, force_terminal=True, width=120, highlight=False))
+    with log.progress(3, 10):
+        log._last = (log._last[0] - 1, 0)
+        log.step(4, 10, 1, 128, 1.5, 0.1)
+        log.line("a line above the bar")
+    assert "images/s" in out.getvalue()
+    assert "loss 1.500" in out.getvalue()
+    assert "4/10" in out.getvalue()
+    assert (tmp_path / "log.txt").read_text().count("\n") == 1
+
+
+def test_counting_shows_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        with Log(tmp_path, console=Console(file=out, force_terminal=terminal)).counting("reading images") as progress:
+            progress(3, 12)
+        assert ("reading images" in out.getvalue()) == ("3/12" in out.getvalue()) == terminal
+
+
+def test_plain_lines_when_not_a_terminal(tmp_path: Path) -> None:
+    out = io.StringIO()
+    log = Log(tmp_path, console=Console(file=out, width=200))
+    with log.progress(0, 1000):
+        for step in range(1, 4):
+            log.step(step, 1000, 1, 100, 2.0, 0.1)
+        assert out.getvalue() == ""
+        log._last = (log._last[0] - HEARTBEAT, log._last[1])
+        log.step(4, 1000, 1, 100, 2.0, 0.1)
+    assert out.getvalue().startswith("epoch 1  step 4 of 1,000  loss 2.000  lr 0.1  ")
+    assert out.getvalue().count("\n") == 1
+
+
+def test_a_line_for_people_has_percent_and_error() -> None:
+    text = describe([row(20), row(20, "val", 0.5)], 3)
+    assert text.startswith("epoch 2/3  train loss 1.0000 top-1 90.00% (error 10.00%)  val loss 0.5000")
+    assert "lr 0.1  1,234 images/s  5 s" in text
+
+
+def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match=r"log\.txt: cannot be written: No space left"):
+        Log(tmp_path, console=Console(quiet=True)).line("x")
+
+
+def test_no_folder_writes_no_file(tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    log = Log(None, tensorboard=True, console=Console(quiet=True))
+    log.line("x")
+    log.rows([])
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_missing_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"not installed.*plusx\[track\]"):
+        Log(tmp_path, tensorboard=True, console=Console(quiet=True)).rows([])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_each_row_once_also_after_resuming(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Log(tmp_path, tensorboard=True, console=Console(quiet=True))
+    first.rows([])
+    first.rows([row(10, loss=3.0)])
+    first.rows([row(10, loss=3.0), row(20, loss=2.0)])  # lost: the checkpoint is of step 10
+    first.close()
+    second = Log(tmp_path, tensorboard=True, console=Console(quiet=True))
+    second.rows([row(10, loss=3.0)])
+    second.rows([row(10, loss=3.0), row(20, loss=1.0)])
+    second.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 3.0), (20, 1.0)]

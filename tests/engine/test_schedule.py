@@ -1,0 +1,49 @@
+"""Learning rates at their boundaries."""
+
+import math
+
+import pytest
+
+from plusx.config import ScheduleConfig
+from plusx.engine.schedule import SCHEDULES, learning_factor
+
+PAPER = ScheduleConfig(name="multistep", steps=64_000, milestones=(0.5, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("step", "power"), [(0, 0), (31_999, 0), (32_000, 1), (32_001, 1), (47_999, 1), (48_000, 2), (63_999, 2)]
+)
+def test_multistep_decays_exactly_at_the_papers_steps(step: int, power: int) -> None:
+    assert learning_factor(PAPER, step, 64_000) == 0.1**power
+
+
+def test_warmup_rises_linearly_to_the_peak() -> None:
+    config = ScheduleConfig(name="multistep", steps=100, warmup=0.1, milestones=(0.5,))
+    assert [learning_factor(config, s, 100) for s in (0, 4, 9, 10, 49, 50)] == [0.1, 0.5, 1.0, 1.0, 1.0, 0.1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_falling_schedules_start_at_the_peak_and_end_at_final(name: str) -> None:
+    config = ScheduleConfig(name=name, steps=100, warmup=0.2, final=0.01)
+    assert learning_factor(config, 19, 100) == learning_factor(config, 20, 100) == 1.0
+    assert learning_factor(config, 60, 100) == pytest.approx(0.01 + 0.99 / 2)
+    assert SCHEDULES[name](config, 100, 100, 20) == 0.01
+    rates = [learning_factor(config, s, 100) for s in range(20, 100)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0.01
+
+
+def test_linear_to_zero_is_exact() -> None:
+    config = ScheduleConfig(name="linear", steps=10)
+    assert [learning_factor(config, s, 10) for s in range(10)] == [(10 - s) / 10 for s in range(10)]
+    assert SCHEDULES["linear"](config, 10, 10, 0) == 0.0
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("total", [1, 2, 7])
+def test_every_step_of_short_runs_has_a_rate(name: str, warmup: float, total: int) -> None:
+    config = ScheduleConfig(name=name, steps=total, warmup=warmup, milestones=(0.5,))
+    rates = [learning_factor(config, s, total) for s in range(total)]
+    assert all(math.isfinite(r) and 0 <= r <= 1 for r in rates)
+    assert rates[0] > 0

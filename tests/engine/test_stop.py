@@ -1,0 +1,76 @@
+"""Signals: heard where a run can stop, never elsewhere."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_for_the_safe_point(number: int) -> None:
+    with StopSignals() as signals:
+        signals.check()
+        send(number)
+        assert signals.received == number
+        with pytest.raises(Interrupt):
+            signals.check()
+
+
+def test_a_signal_leaves_a_wait_at_once() -> None:
+    after: list[str] = []
+    with StopSignals() as signals, pytest.raises(Interrupt), signals.waiting():  # noqa: PT012
+        send(signal.SIGTERM)
+        after.append("still waiting")
+    assert not after
+
+
+def test_a_signal_from_before_a_wait_ends_it() -> None:
+    with StopSignals() as signals:
+        send(signal.SIGTERM)
+        with pytest.raises(Interrupt), signals.waiting():
+            pytest.fail("waited")
+        send(signal.SIGTERM)  # outside a wait again: nothing happens
+
+
+def test_the_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
+    with StopSignals() as signals:
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopSignals():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_in_another_thread_it_does_nothing() -> None:
+    failed: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with StopSignals() as signals, signals.waiting():
+                pass
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_exit_codes(number: int, code: int) -> None:
+    assert Stopped("stopped", number).exit_code == code

@@ -1,0 +1,257 @@
+"""The training loop: what it does at its edges."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plusx.engine import checkpoint
+from plusx.engine.infer import measure
+from plusx.engine.stop import Stopped
+from plusx.errors import DataError, ModelFileError, TrainingError
+from tests.engine.tiny import CLASSES, Eval, Train, at_batch, run, tiny_config
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(path.stem.removeprefix("step-")) for path in checkpoint.stored(folder / "checkpoints")]
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_reports(tmp_path: Path) -> None:
+    trainer, train, selected = run(tmp_path, tiny_config(schedule__epochs=6))
+    result = trainer.fit()
+    assert (result.steps, result.epochs) == (30, 6)
+    assert result.final["top1"] >= 0.8
+    assert result.images_per_second > 0
+    assert result.seconds > 0
+    rows = read_rows(tmp_path)
+    assert rows == result.history
+    keys = ["step", "epoch", "split", "loss", "top1", "top5", "lr", "images_per_second", "seconds"]
+    assert [list(row) for row in rows] == [keys] * 12
+    assert [(r["step"], r["epoch"], r["split"]) for r in rows[:3]] == [(5, 1, "train"), (5, 1, "val"), (10, 2, "train")]
+    best = max((r for r in rows if r["split"] == "val"), key=lambda r: (r["top1"], -r["loss"]))
+    assert {k: result.best[k] for k in ("epoch", "top1")} == {k: best[k] for k in ("epoch", "top1")}
+    assert selected[-1] == (best["step"], best["top1"])
+    assert train.closed == 6
+    assert all(len(ids) == 8 for ids in train.seen)
+    assert steps(tmp_path) == [30, 25]
+
+
+def test_the_last_evaluation_is_of_the_final_weights(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path)
+    result = trainer.fit()
+    again = measure(trainer.module, Eval(), "single", CLASSES)
+    assert (again.top1, again.loss) == (result.final["top1"], result.final["loss"])
+
+
+def test_best_keeps_improvements_and_last_keeps_every_evaluation(tmp_path: Path) -> None:
+    for select in ("best", "last"):
+        trainer, _, selected = run(tmp_path / select, tiny_config(schedule__epochs=8, engine__select=select))
+        trainer.fit()
+        if select == "last":
+            assert [step for step, _ in selected] == [5, 10, 15, 20, 25, 30, 35, 40]
+        else:
+            accuracy = [top1 for _, top1 in selected]
+            assert accuracy == sorted(accuracy)
+            assert len(selected) < 8
+
+
+def test_a_run_in_steps_ends_and_evaluates_in_mid_epoch(tmp_path: Path) -> None:
+    config = tiny_config(schedule__epochs=None, schedule__steps=7)
+    result = run(tmp_path, config)[0].fit()
+    assert [(r["step"], r["epoch"], r["split"]) for r in result.history] == [
+        (5, 1, "train"),
+        (5, 1, "val"),
+        (7, 2, "train"),
+        (7, 2, "val"),
+    ]
+    assert (result.steps, result.epochs) == (7, 2)
+
+
+def test_evaluations_every_two_epochs_and_at_the_end(tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_config(schedule__epochs=5, engine__evaluate_every=2))[0].fit()
+    assert [r["step"] for r in result.history] == [10, 10, 20, 20, 25, 25]
+    assert (tmp_path / "log.txt").read_text().count("\n") == 5  # a line for every epoch
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path, tiny_config(engine__ema=0.9))
+    result = trainer.fit()
+    assert trainer.average is not None
+    assert measure(trainer.average.module, Eval(), "single", CLASSES).loss == result.final["loss"]
+    assert measure(trainer.module, Eval(), "single", CLASSES).loss != result.final["loss"]
+
+
+def test_multi_label_trains(tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_config(schedule__epochs=8, optim__lr=0.5), task="multi")[0].fit()
+    assert result.final["top1"] > 0.6
+
+
+def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path)[0].fit()
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").iterdir()}
+    trainer, train, selected = run(tmp_path)
+    assert trainer.fit() == first
+    assert train.seen == selected == []
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").iterdir()} == files
+
+
+def test_checkpoints_by_steps_and_by_minutes(tmp_path: Path) -> None:
+    saved: list[int] = []
+
+    def look(epoch: int, step: int) -> None:
+        saved.extend(s for s in steps(folder) if s not in saved)
+
+    folder = tmp_path / "steps"
+    run(folder, tiny_config(engine__checkpoint_steps=2), Train(before=look))[0].fit()
+    assert sorted(saved) == [2, 4, 5, 6, 8, 10, 12, 14]
+    saved.clear()
+    folder = tmp_path / "minutes"
+    run(folder, tiny_config(engine__checkpoint_minutes=1e-9), Train(before=look))[0].fit()
+    assert sorted(saved) == list(range(1, 15))
+    saved.clear()
+    folder = tmp_path / "off"
+    run(folder, tiny_config(engine__checkpoint_minutes=0), Train(before=look))[0].fit()
+    assert sorted(saved) == [5, 10]
+
+
+def test_nan_stops_names_the_example_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    train = Train()
+    train.before = at_batch(5, lambda: train.data.images.__setitem__(13, math.nan))
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan; not finite are the pixels of 1 .*ids 13\)"):
+        run(tmp_path, train=train)[0].fit()
+    assert steps(tmp_path) == [5]
+    assert checkpoint.load(checkpoint.stored(tmp_path / "checkpoints")[0]).document["position"]["step"] == 5
+    assert len(read_rows(tmp_path)) == 2
+
+
+def test_a_diverging_run_never_saves_what_is_not_finite(tmp_path: Path) -> None:
+    trainer, _, selected = run(tmp_path, tiny_config(optim__lr=1e20))
+    with pytest.raises(TrainingError):
+        trainer.fit()
+    assert steps(tmp_path) == []
+    assert selected == []
+
+
+def test_an_evaluation_that_is_not_finite_stops_and_selects_nothing(tmp_path: Path) -> None:
+    trainer, _, selected = run(tmp_path, tiny_config(engine__checkpoint_steps=3))
+    real = trainer.evaluate
+
+    def poisoned(module: torch.nn.Module) -> Any:
+        trainer.module.bn1.running_mean.fill_(math.nan)
+        return real(module)
+
+    trainer.evaluate = poisoned
+    with pytest.raises(TrainingError, match="the loss on val is not finite"):
+        trainer.fit()
+    assert selected == []
+    assert steps(tmp_path) == [3]
+
+
+def fail(error: Exception) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
+def test_a_failing_loader_stops_after_saving_every_step_made(tmp_path: Path) -> None:
+    train = Train(before=at_batch(7, fail(DataError("img.png: gone"))))
+    with pytest.raises(DataError, match=r"img\.png"):
+        run(tmp_path, train=train)[0].fit()
+    assert steps(tmp_path) == [7, 5]
+    assert train.closed == 2
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_out_of_memory_saves_the_state_before_the_step_and_advises(tmp_path: Path, error: Exception) -> None:
+    straight = run(tmp_path / "straight")[0]
+    straight.fit()
+    trainer, _, _ = run(tmp_path / "cut")
+    count = iter(range(1, 100))
+
+    def short_of_memory(*_: Any) -> None:  # in the head, after batch norm has moved its statistics
+        if next(count) == 10:  # 5 steps, 2 batches of evaluation, 3 steps
+            raise error
+
+    handle = trainer.module.fc.register_forward_pre_hook(short_of_memory)
+    with pytest.raises(TrainingError, match=r"step 8: out of memory with 8 examples.*engine\.accumulate=2"):
+        trainer.fit()
+    handle.remove()
+    assert steps(tmp_path / "cut") == [7, 5]
+    resumed = run(tmp_path / "cut")[0]
+    resumed.fit()
+    final = resumed.module.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in straight.module.state_dict().items())
+
+
+def test_another_error_in_a_step_saves_nothing(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path)
+    trainer.optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert steps(tmp_path) == []
+
+
+def test_a_failed_save_is_not_tried_again_and_keeps_its_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def full(folder: Path, step: int, *_: Any) -> Path:
+        calls.append(step)
+        raise TrainingError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(TrainingError, match="disk full"):
+        run(tmp_path)[0].fit()
+    assert calls == [5]
+
+
+def test_a_model_that_cannot_be_kept_leaves_a_checkpoint_from_which_it_is_tried_again(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path)
+    trainer.on_selected = lambda *_: fail(TrainingError("disk full"))()
+    with pytest.raises(TrainingError, match="disk full"):
+        trainer.fit()
+    assert steps(tmp_path) == [5]
+    again, _, selected = run(tmp_path)
+    again.fit()
+    assert selected[0][0] == 5
+    assert [row["step"] for row in read_rows(tmp_path)] == [5, 5, 10, 10, 15, 15]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signals_save_and_stop_with_their_code(tmp_path: Path, number: int, code: int) -> None:
+    train = Train(before=at_batch(3, lambda: os.kill(os.getpid(), number)))
+    with pytest.raises(Stopped, match="after step 3 of 15") as caught:
+        run(tmp_path, train=train)[0].fit()
+    assert caught.value.exit_code == code
+    assert steps(tmp_path) == [3]
+    assert train.closed == 1
+
+
+def test_another_network_or_plan_is_refused_on_resume(tmp_path: Path) -> None:
+    run(tmp_path, tiny_config(engine__ema=0.5))[0].fit()
+    with pytest.raises(ModelFileError, match=r"of another network; \d+ tensors differ, ema/"):
+        run(tmp_path)[0].fit()
+    with pytest.raises(ModelFileError, match="made with 5 steps an epoch, this run has 6"):
+        run(tmp_path, train=Train(48))[0].fit()
+
+
+def test_frozen_body_trains_the_head_only(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path, tiny_config(optim__freeze="body"))
+    before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    trainer.fit()
+    moved = {name for name, value in trainer.module.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"fc.weight", "fc.bias"}
