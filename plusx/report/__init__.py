@@ -1,0 +1,266 @@
+"""The report of a run: one HTML file that loads nothing, runs nothing, and escapes every name in it."""
+
+import base64
+import hashlib
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from plusx.data.decode import decode
+from plusx.engine.tensorfile import replacing
+from plusx.errors import PlusxError
+from plusx.evaluate import Evaluation, Mistake
+from plusx.report.charts import Rows, curves, write_curve
+
+__all__ = ["ReportData", "build", "write_curve"]
+
+MAX_NAME = 80  # characters of a name
+MAX_TEXT = 500  # characters of a value
+MAX_ROWS = 200  # classes in the table; above it the worst of them
+MAX_CELLS = 32  # classes in a matrix of numbers; above it a picture
+MAX_CONFUSED = 10
+MAX_LIST = 60  # notices, facts, choices, commands
+THUMBNAIL = 144  # px
+THUMBNAIL_PIXELS = 50_000_000  # largest image opened for a thumbnail
+SHADES = 7
+BLUE, ORANGE = (47, 107, 208), (222, 98, 34)
+BIDI = {chr(c) for c in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+SECTIONS = {
+    "curves": "Training",
+    "mistakes": "Mistakes",
+    "confusion": "Confusion",
+    "classes": "Classes",
+    "data": "Data",
+    "settings": "Settings",
+    "next": "Next",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """What a report shows, as plain data.
+
+    Attributes:
+        title: name of the run.
+        subtitle: a sentence on network, recipe and length.
+        evaluation: of the model file on the watched split.
+        rows: of metrics.jsonl.
+        tiles: further headline figures, name -> text.
+        facts: about the data, name -> text.
+        notices: what a person should know, one line each.
+        choices: automatic choices: field, value, reason.
+        config: section -> field -> value.
+        environment: name -> text.
+        commands: what to do next: sentence, command.
+    """
+
+    title: str
+    subtitle: str
+    evaluation: Evaluation
+    rows: Rows
+    tiles: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notices: Sequence[str] = ()
+    choices: Sequence[tuple[str, Any, str]] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    commands: Sequence[tuple[str, str]] = ()
+
+
+def build(data: ReportData, path: str | Path) -> Path:
+    """Writes the report, whole or not at all.
+
+    Raises:
+        PlusxError: a file that cannot be written.
+    """
+    path = Path(path)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(render(data), encoding="utf-8")
+    except OSError as error:
+        raise PlusxError(f"{path}: cannot be written: {error.strerror or error}.", "Check the folder.") from error
+    return path
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: clean(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("template.html")
+    html = template.render(**_context(data), percent=percent, number="{:,}".format, style_hash="STYLE-HASH")
+    # The browser applies this style and no other: the policy names its hash.
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style is not None, "the template has a style"
+    code = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    return html.replace("STYLE-HASH", f"sha256-{code}", 1)
+
+
+def percent(fraction: float) -> str:
+    """0.98611 -> `98.61 %`, with a space that does not break."""
+    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Text as one visible, bounded line: control and direction characters as escapes."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    strange = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in strange or c in BIDI else c for c in text
+    )
+
+
+def wilson(right: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of `right` (0..1) over n examples (Wilson, 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    centre, spread = right + z * z / (2 * n), z * math.sqrt(right * (1 - right) / n + z * z / (4 * n * n))
+    return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    e = data.evaluation
+    per_class = sorted(e.per_class.items(), key=lambda item: item[1]["f1"])
+    shown = per_class[:MAX_ROWS]
+    matrix, heatmap, confused = _confusion(e)
+    present = {"mistakes": bool(e.mistakes), "confusion": bool(matrix or heatmap)}
+    return {
+        "title": clean(data.title, MAX_NAME),
+        "subtitle": data.subtitle,
+        "e": e,
+        "interval": wilson(e.top1, e.n),
+        "tiles": _tiles(data),
+        "notices": _bounded([*data.notices, *e.notes]),
+        "sections": [(key, name) for key, name in SECTIONS.items() if present.get(key, True)],
+        "charts": curves(data.rows),
+        "mistakes": [_picture(mistake) for mistake in e.mistakes],
+        "matrix": matrix,
+        "heatmap": heatmap,
+        "confused": confused,
+        "n_classes": len(e.per_class),
+        "class_note": "Weakest first."
+        if len(shown) == len(per_class)
+        else f"The {len(shown)} weakest of {len(per_class):,}; `plusx evaluate --json` gives all.",
+        "per_class": [(clean(name, MAX_NAME), row) for name, row in shown],
+        "facts": _items(data.facts),
+        "choices": [(key, _text(value), reason) for key, value, reason in data.choices[:MAX_LIST]],
+        "config": _sections(data.config),
+        "environment": _items(data.environment),
+        "commands": data.commands[:MAX_LIST],
+    }
+
+
+def _tiles(data: ReportData) -> list[tuple[str, str]]:
+    e = data.evaluation
+    tiles = {"loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
+    if e.task == "single" and len(e.per_class) > 5:
+        tiles = {"top-5": percent(e.top5), "top-5 error": percent(1 - e.top5), **tiles}
+    return list((tiles | dict(data.tiles)).items())
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    unique = list(dict.fromkeys(lines))
+    more = len(unique) - MAX_LIST
+    return unique if more <= 0 else [*unique[:MAX_LIST], f"and {more:,} more"]
+
+
+def _text(value: Any) -> str:
+    return "auto" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _items(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key), _text(value)) for key, value in list(values.items())[:MAX_LIST]]
+
+
+def _sections(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    rest = [(key, _items(value)) for key, value in config.items() if isinstance(value, Mapping)]
+    return [("run", _items(plain)), *rest] if plain else rest
+
+
+def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str, Any]]]:
+    """The matrix as numbers or as a picture, and the pairs that are confused most often."""
+    if e.confusion is None:
+        return None, "", []
+    names = [clean(name, MAX_NAME) for name in e.per_class]
+    totals = np.maximum(e.confusion.sum(axis=1, keepdims=True), 1)
+    # The square root keeps a share of 1 % visible.
+    shares = np.sqrt(e.confusion / totals)
+    wrong = e.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:MAX_CONFUSED]
+    pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place] > 0]
+    confused = [
+        {"true": names[i], "predicted": names[j], "count": int(wrong[i, j]), "share": wrong[i, j] / totals[i, 0]}
+        for i, j in pairs
+    ]
+    if len(names) > MAX_CELLS:
+        return None, _heatmap(shares), confused
+    shades = np.ceil(shares * SHADES).astype(int)
+    cells = [
+        [
+            (f"{'d' if i == j else 'e'}{shades[i, j]}" if e.confusion[i, j] else "", int(e.confusion[i, j]))
+            for j, _ in line
+        ]
+        for i, line in enumerate([list(enumerate(names))] * len(names))
+    ]
+    kind = "short" if len(names) <= 12 and max(map(len, names)) <= 6 else ""
+    rows = [{"name": n, "cells": c} for n, c in zip(names, cells, strict=True)]
+    return {"names": names, "rows": rows, "kind": kind}, "", confused
+
+
+def _heatmap(shares: NDArray[np.float64]) -> str:
+    """A picture with a pixel for each cell: right answers blue, wrong ones orange, transparent where there are none."""
+    pixels = np.empty((*shares.shape, 4), np.uint8)
+    pixels[..., :3] = ORANGE
+    pixels[np.arange(len(shares)), np.arange(len(shares)), :3] = BLUE
+    pixels[..., 3] = np.rint(255 * shares)
+    return _data_uri(Image.fromarray(pixels, "RGBA"), "PNG")
+
+
+def _picture(mistake: Mistake) -> dict[str, Any]:
+    """A mistake with its picture, encoded anew so that nothing of the file but its pixels gets into the page."""
+    shown = {key: clean(getattr(mistake, key), MAX_NAME) for key in ("true", "predicted", "name")}
+    try:
+        pixels = _pixels(mistake.source)
+    except PlusxError:  # the file may have gone since
+        return {**shown, "probability": mistake.probability, "image": "", "small": False}
+    image = Image.fromarray(pixels)
+    small = max(image.size) <= THUMBNAIL // 2
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    uri = _data_uri(image, "PNG") if small else _data_uri(image, "JPEG", quality=82)
+    return {**shown, "probability": mistake.probability, "image": uri, "small": small}
+
+
+def _pixels(source: str | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) of a file or of an image (C, H, W)."""
+    if isinstance(source, str):
+        image = decode(source, max_pixels=THUMBNAIL_PIXELS, channels=3, background=255)
+        pixels: NDArray[np.uint8] = (image if image.dtype == torch.uint8 else (image * 255).round().byte()).numpy()
+    else:
+        pixels = source
+    return np.ascontiguousarray(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0))
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> Markup:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, optimize=True, **options)
+    return Markup(f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}")
