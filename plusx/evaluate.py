@@ -1,0 +1,289 @@
+"""Exact metrics of a model on data: every example once, classes matched by name, the same inference as in training."""
+
+import dataclasses
+import heapq
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plusx import config as configs
+from plusx.config import DataConfig
+from plusx.data import Dataset, Split, eval_loader, manifest, open_dataset, scan
+from plusx.data.dataset import listed, plural
+from plusx.engine.infer import predict_logits
+from plusx.engine.metrics import Metrics
+from plusx.errors import ConfigError, DataError
+from plusx.modelfile import Classifier, load
+
+PROTOCOLS = ("1-crop",)
+WORST = 24  # mistakes kept
+USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.workers", "engine.on_bad_image")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer.
+
+    Attributes:
+        name: of the example, for people.
+        true: its class; for multi-label the label, with "not " before it where it does not belong.
+        predicted: the answer, likewise.
+        probability: how sure the answer was, 0..1.
+        source: the file's path, or the image, uint8 (C, H, W).
+    """
+
+    name: str
+    true: str
+    predicted: str
+    probability: float
+    source: str | NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Exact metrics; fractions are 0..1.
+
+    Attributes:
+        n: examples.
+        top1: share of examples answered right; for multi-label with every label right.
+        top5: share of examples whose class is among the first five; for multi-label as top1.
+        loss: mean cross-entropy of an example, without label smoothing.
+        ece: expected calibration error, 15 bins.
+        protocol: how an image is viewed.
+        split: which examples.
+        task: "single" or "multi".
+        per_class: `{name: {n, precision, recall, f1}}` in the model's order.
+        confusion: int64 (K, K), rows are true classes; None for multi-label and for very many classes.
+        mistakes: the wrong answers that were surest.
+        notes: what a person should know.
+    """
+
+    n: int
+    top1: float
+    top5: float
+    loss: float
+    ece: float
+    protocol: str
+    split: str
+    task: str
+    per_class: dict[str, dict[str, Any]]
+    confusion: NDArray[np.int64] | None
+    mistakes: tuple[Mistake, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `plusx evaluate --json` prints them."""
+        hidden = ("confusion", "mistakes")
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
+        return {**plain, "notes": list(self.notes)}
+
+
+def evaluate(
+    model: str | Path | Classifier,
+    data: str | Path | Dataset,
+    *,
+    split: str | None = None,
+    protocol: str = "1-crop",
+    batch: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Metrics of a model on a split of a data set.
+
+    Arguments:
+        model: a run folder, a model file, or what `load` returned.
+        data: a folder, table, `.npz` or name, or an open data set.
+        split: train, val, test, or all of them. None is test, else val. Data without either: the run's own validation
+            examples where it is the run's own data, else all.
+        protocol: how an image is viewed; "1-crop" is the centre.
+        batch: images a forward pass.
+        overrides: `section.field=value`, as `--set`.
+        progress: called with (done, all).
+
+    Raises:
+        ModelFileError, DataError, ConfigError: what was given cannot be used; the message says why.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"--protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    classifier = model if isinstance(model, Classifier) else load(model)
+    config, on_bad_image = _settings(classifier, overrides)
+    if isinstance(data, Dataset):
+        dataset, notes = data, list[str]()
+    else:
+        dataset, notes = _open(classifier, str(data), config, split, on_bad_image)
+    mapped, missing = _by_name(classifier, dataset, _choose(dataset, split))
+    notes = [*dataset.notes, *notes]
+    notes += [f"the data has no images of {plural('class', len(missing))}: {listed(missing)}"] if missing else []
+    metrics, mistakes = _measure(classifier, mapped, config, batch, progress)
+    return Evaluation(
+        n=metrics.n,
+        top1=metrics.top1,
+        top5=metrics.top5,
+        loss=metrics.loss,
+        ece=metrics.ece,
+        protocol=protocol,
+        split=mapped.name,
+        task=classifier.task,
+        per_class=metrics.per_class(classifier.classes),
+        confusion=None if metrics.confusion is None else metrics.confusion.numpy(),
+        mistakes=mistakes,
+        notes=tuple(notes),
+    )
+
+
+def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataConfig, str]:
+    """How to open the data: as the run did, with the user's changes; and what to do with a file that is bad."""
+    changes = configs.parse_overrides(overrides)
+    if unusable := [key for key in changes if key not in USABLE]:
+        raise ConfigError(
+            f"--set {unusable[0]}: evaluating takes {', '.join(USABLE)}.", "All else is fixed by the model file."
+        )
+    recorded = classifier.meta.get("config", {})
+    names = {f.name for f in dataclasses.fields(DataConfig)}
+    data = {name: value for name, value in recorded.get("data", {}).items() if name in names}
+    on_bad_image = changes.pop("engine.on_bad_image", recorded.get("engine", {}).get("on_bad_image", "error"))
+    data |= {key.removeprefix("data."): value for key, value in changes.items()}
+    return DataConfig(**data), str(on_bad_image)
+
+
+def _open(
+    classifier: Classifier, source: str, config: DataConfig, split: str | None, on_bad_image: str
+) -> tuple[Dataset, list[str]]:
+    """The data as it is found; where it lacks the split that is wanted, with the recorded split made again."""
+    found = open_dataset(source, config, training=False)
+    made = None
+    if split not in ("all", "test") and "val" not in found.splits and not (split is None and "test" in found.splits):
+        try:
+            made = open_dataset(source, config)
+        except DataError:  # nobody could train on it, so no run did
+            if split is not None:
+                raise
+    if on_bad_image == "skip":
+        found, made = scan.screen(found, config, "skip"), made and scan.screen(made, config, "skip")
+    if made is None:
+        return found, []
+    if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
+        return made, []
+    if split is not None or _recorded_root(classifier) == found.root:
+        return made, [
+            f"not the examples that the run recorded: {split or 'val'} was made again by its rule, "
+            "and some of it may have been trained on"
+        ]
+    return found, ["not the run's own data, so all of it is evaluated; if some was trained on, the result is too good"]
+
+
+def _recorded_root(classifier: Classifier) -> str | None:
+    """Where the run beside the model file found its data; None when the file stands alone."""
+    try:
+        record = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
+        return str(record["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _choose(dataset: Dataset, split: str | None) -> Split:
+    """The split asked for, or the one to report; "all" joins those there are."""
+    splits = dataset.splits
+    name = split or next((name for name in ("test", "val", "all", "train") if name in splits), "all")
+    if name == "all" and "all" not in splits:
+        return _joined(list(splits.values()))
+    if name not in splits:
+        raise DataError(f"--split: got {name!r}, the data has {listed(splits)}", "Choose one of these, or all.")
+    return splits[name]
+
+
+def _joined(splits: Sequence[Split]) -> Split:
+    paths = [split.paths for split in splits]
+    images = [split.images for split in splits]
+    return Split(
+        name="all",
+        targets=np.concatenate([split.targets for split in splits]),
+        paths=None if None in paths else tuple(path for group in paths for path in group or ()),
+        names=tuple(name for split in splits for name in split.names),
+        images=None if any(i is None for i in images) else np.concatenate([i for i in images if i is not None]),
+    )
+
+
+def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Split, list[str]]:
+    """The split with targets in the model's order of classes, and the model's classes that it has no image of."""
+    if dataset.task != classifier.task:
+        raise DataError(
+            f"the model answers {classifier.task}-label, the data is {dataset.task}-label",
+            "Give data of the same kind.",
+        )
+    places = {name: k for k, name in enumerate(classifier.classes)}
+    counts = split.counts(len(dataset.classes))
+    unknown = [name for name, count in zip(dataset.classes, counts, strict=True) if count and name not in places]
+    if unknown:
+        raise DataError(
+            f"the data has {plural('class', len(unknown))} that the model does not know: {listed(unknown)}; "
+            f"the model has {len(places):,}: {listed(classifier.classes)}",
+            "Remove their images, or train on them.",
+        )
+    there = np.array([places.get(name, -1) for name in dataset.classes], np.int64)
+    if classifier.task == "single":
+        targets = there[split.targets]
+    else:
+        targets = np.zeros((len(split), len(places)), np.float32)
+        targets[:, there[there >= 0]] = split.targets[:, there >= 0]
+    present = {name for name, count in zip(dataset.classes, counts, strict=True) if count}
+    return dataclasses.replace(split, targets=targets), [n for n in classifier.classes if n not in present]
+
+
+def _measure(
+    classifier: Classifier,
+    split: Split,
+    config: DataConfig,
+    batch: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Metrics, tuple[Mistake, ...]]:
+    """Counts over every example once, and the wrong answers that were surest."""
+    metrics = Metrics(classifier.task, len(classifier.classes))
+    worst: list[tuple[float, int, int, bool]] = []  # probability, id, class answered, whether it was answered yes
+    given = {} if batch is None else {"batch": batch}
+    loader = eval_loader(
+        split, classifier.preprocess, mode=config.mode, workers=config.workers, device=classifier.device, **given
+    )
+    for logits, targets, ids in predict_logits(classifier.module, loader, classifier.device):
+        calibrated = classifier.calibrated(logits)
+        metrics.update(calibrated, targets)
+        worst = heapq.nlargest(WORST, [*worst, *_wrong(classifier, logits, targets, ids)])
+        if progress is not None:
+            progress(metrics.n, len(split))
+    assert metrics.n == len(split), f"{metrics.n} of {len(split)} examples were evaluated"
+    return metrics, tuple(_mistake(classifier, split, *row) for row in worst)
+
+
+def _wrong(classifier: Classifier, logits: Tensor, targets: Tensor, ids: Tensor) -> list[tuple[float, int, int, bool]]:
+    """For each example answered wrong its surest wrong answer."""
+    probabilities = classifier.probabilities(logits)
+    if classifier.task == "single":
+        sure, answers = probabilities.gather(1, logits.argmax(1, keepdim=True)).squeeze(1), logits.argmax(1)
+        wrong = answers != targets
+        yes = wrong
+    else:
+        sure_each = (probabilities - targets).abs() * ((logits > 0) != (targets > 0.5))
+        sure, answers = sure_each.max(1)
+        wrong = sure > 0
+        yes = targets.gather(1, answers[:, None]).squeeze(1) < 0.5
+    columns = (sure[wrong].tolist(), ids[wrong].tolist(), answers[wrong].tolist(), yes[wrong].tolist())
+    return list(zip(*columns, strict=True))
+
+
+def _mistake(classifier: Classifier, split: Split, probability: float, index: int, answer: int, yes: bool) -> Mistake:
+    label = classifier.classes[answer]
+    if classifier.task == "single":
+        true, predicted = classifier.classes[int(split.targets[index])], label
+    else:
+        true, predicted = (f"not {label}", label) if yes else (label, f"not {label}")
+    source = split.paths[index] if split.paths is not None else split.images
+    if isinstance(source, np.ndarray):
+        source = source[index]
+    assert source is not None, "an example is a file or an array"
+    return Mistake(split.names[index], true, predicted, probability, source)

@@ -1,0 +1,106 @@
+"""Labels for files, folders and globs, and tables of them."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from plusx.engine.tensorfile import replacing
+from plusx.errors import PlusxError
+from plusx.modelfile import Answer, Classifier, find_images, load
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
+
+
+def predict(
+    model: str | Path | Classifier,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    top: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Answer]:
+    """Answers in the order of the files; a file that cannot be read gets an `error`, the others are answered.
+
+    Arguments:
+        model: a run folder, a model file, or what `load` returned.
+        paths: files, folders (with all below them, natural order, without what is hidden) and globs.
+        top: labels an answer.
+        progress: called with (answered, all).
+
+    Returns:
+        `{"path", "labels": [{"label", "probability"}, …]}` or `{"path", "error"}` for each file.
+
+    Raises:
+        ModelFileError: a model file that cannot be used.
+        PlusxError: no file at all, or `top` below 1.
+    """
+    if top < 1:
+        raise PlusxError(f"top: got {top}, expected at least 1.")
+    classifier = model if isinstance(model, Classifier) else load(model)
+    files = find_images(paths)
+    if not files:
+        raise PlusxError("No image files found.", "Give files, folders that hold images, or quoted globs.")
+    answers = []
+    for answer in classifier.answers(files, top):
+        answers.append(answer)
+        if progress is not None:
+            progress(len(answers), len(files))
+    return answers
+
+
+def write(answers: Sequence[Answer], path: str | Path) -> None:
+    """Writes answers as .csv, .jsonl or .parquet, whole or not at all.
+
+    A CSV has the columns path, error, label_1, probability_1, label_2, …; text that a spreadsheet would run gets a
+    leading `'`. The other two hold the answers as they are.
+
+    Raises:
+        PlusxError: another suffix, or a file that cannot be written.
+    """
+    path = Path(path)
+    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    if path.suffix not in writers:
+        raise PlusxError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(writers)}.")
+    try:
+        with replacing(path) as temporary:
+            writers[path.suffix](answers, temporary)
+    except OSError as error:
+        raise PlusxError(f"{path}: cannot be written: {error.strerror or error}.", "Choose another --out.") from error
+
+
+def _write_csv(answers: Sequence[Answer], path: Path) -> None:
+    width = max((len(answer.get("labels", ())) for answer in answers), default=0)
+    ranks = range(1, width + 1)
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "error", *(f"{name}_{rank}" for rank in ranks for name in ("label", "probability"))])
+        for answer in answers:
+            cells = [value for label in answer.get("labels", ()) for value in (label["label"], label["probability"])]
+            row = [answer["path"], answer.get("error", ""), *cells]
+            table.writerow([_harmless(cell) for cell in row] + [""] * (2 * width - len(cells)))
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def _write_jsonl(answers: Sequence[Answer], path: Path) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.writelines(json.dumps(answer) + "\n" for answer in answers)
+
+
+def _write_parquet(answers: Sequence[Answer], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    label = pa.struct([("label", pa.string()), ("probability", pa.float64())])
+    schema = pa.schema([("path", pa.string()), ("error", pa.string()), ("labels", pa.list_(label))])
+    pq.write_table(pa.Table.from_pylist(list(_utf8(answers)), schema=schema), path)
+
+
+def _utf8(answers: Sequence[Answer]) -> Iterator[Answer]:
+    """Parquet holds UTF-8 alone; undecodable bytes in a file's name become escapes."""
+    for answer in answers:
+        yield {**answer, "path": os.fsencode(answer["path"]).decode(errors="backslashreplace")}

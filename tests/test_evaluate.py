@@ -1,0 +1,222 @@
+"""Evaluation: exact, by names, on the examples that were held out, with the answers that predict gives."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plusx import modelfile
+from plusx.config import DataConfig
+from plusx.data import manifest, open_dataset
+from plusx.data.transforms import Preprocess
+from plusx.errors import ConfigError, DataError, ImageError, PlusxError
+from plusx.evaluate import Evaluation, evaluate
+from plusx.models import create_model
+from plusx.predict import predict
+
+CLASSES = ["cat", "dog", "emu", "fox", "gnu", "hen"]
+RULES = Preprocess(size=8, resize=9, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def pictures(root: Path, classes: list[str] = CLASSES, n: int = 12, seed: int = 0) -> Path:
+    """Class folders of noisy pictures of several sizes."""
+    for k, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        draw = np.random.default_rng([seed, *name.encode()])
+        for i in range(n):
+            pixels = draw.integers(0, 256, (9 + i % 3, 9 + k % 4, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def model(folder: Path, classes: list[str] = CLASSES, **changes: Any) -> Path:
+    """A model file with random weights, beside nothing."""
+    torch.manual_seed(1)
+    network = create_model("resnet8", len(classes), width=8)
+    with torch.no_grad():  # spread the answers over the classes
+        network.get_parameter("fc.weight").mul_(20)
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {
+        "classes": classes,
+        "task": "single",
+        "preprocess": RULES,
+        "metrics": {},
+        "recipe": "small",
+        "config": {"data": {"split_seed": 5, "val_fraction": 0.25}},
+        "manifest_hash": "",
+    }
+    modelfile.save(folder / "model.safetensors", network, **{**values, **changes})
+    return folder
+
+
+def counted(answers: list[dict[str, Any]]) -> float:
+    """The share of files whose first label is their folder's name."""
+    return float(np.mean([a["labels"][0]["label"] == Path(a["path"]).parent.name for a in answers]))
+
+
+def test_numbers_are_those_of_predict(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
+    result = evaluate(run, data.parent, batch=7)
+    answers = predict(run, data, top=6)
+    assert (result.n, result.split, result.protocol, result.notes) == (72, "test", "1-crop", ())
+    assert result.top1 == counted(answers)
+    assert 0 < result.top1 < 1
+    truth = [CLASSES.index(Path(a["path"]).parent.name) for a in answers]
+    told = [CLASSES.index(a["labels"][0]["label"]) for a in answers]
+    matrix = np.zeros((6, 6), int)
+    np.add.at(matrix, (truth, told), 1)
+    assert np.array_equal(result.confusion, matrix)
+    for k, name in enumerate(CLASSES):
+        row = result.per_class[name]
+        assert row["n"] == 12
+        assert row["recall"] == matrix[k, k] / 12
+        assert row["precision"] == matrix[k, k] / max(matrix[:, k].sum(), 1)
+    right = [
+        next(x["probability"] for x in a["labels"] if x["label"] == CLASSES[t])
+        for a, t in zip(answers, truth, strict=True)
+    ]
+    assert result.loss == pytest.approx(float(-np.log(right).mean()), rel=1e-4)
+    first = [
+        np.mean([CLASSES[t] in [x["label"] for x in a["labels"][:5]] for a, t in zip(answers, truth, strict=True)])
+    ]
+    assert result.top5 == first[0]
+
+
+def test_the_batch_changes_no_count(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
+    results = [evaluate(run, data.parent, batch=batch) for batch in (1, 5, 100)]
+    assert len({r.top1 for r in results}) == len({r.top5 for r in results}) == 1
+
+
+def test_mistakes_are_the_surest_wrong_answers(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
+    result = evaluate(run, data.parent)
+    wrong = [a for a in predict(run, data) if a["labels"][0]["label"] != Path(a["path"]).parent.name]
+    wrong.sort(key=lambda a: -a["labels"][0]["probability"])
+    assert [m.probability for m in result.mistakes] == pytest.approx(
+        [a["labels"][0]["probability"] for a in wrong[:24]]
+    )
+    assert result.mistakes[0].source == wrong[0]["path"]
+    assert result.mistakes[0].true == Path(wrong[0]["path"]).parent.name
+    assert result.mistakes[0].predicted == wrong[0]["labels"][0]["label"]
+    assert result.mistakes[0].name == str(Path(wrong[0]["path"]).relative_to(data.parent))
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    """The model's order is another than the folders'; a class without images is left out with a note."""
+    order = ["hen", "zebra", "fox", "cat", "gnu", "emu", "dog"]
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run", order)
+    whole = evaluate(run, data.parent)
+    assert whole.top1 == counted(predict(run, data))
+    assert list(whole.per_class) == order
+    assert whole.notes[-1] == "the data has no images of 1 class: zebra"
+    shutil.rmtree(data / "dog")
+    part = evaluate(run, data.parent)
+    assert part.n == 60
+    assert part.per_class["cat"]["recall"] == whole.per_class["cat"]["recall"]
+    assert part.notes[-1] == "the data has no images of 2 classes: zebra, dog"
+
+
+def test_a_class_that_the_model_does_not_know_is_an_error(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test", [*CLASSES, "yak"]), model(tmp_path / "run")
+    with pytest.raises(DataError, match="1 class that the model does not know: yak; the model has 6: cat"):
+        evaluate(run, data.parent)
+
+
+def test_the_runs_own_split_is_made_again(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    config = DataConfig(split_seed=5, val_fraction=0.25)
+    recorded = open_dataset(str(data), config)
+    run = model(tmp_path / "run", manifest_hash=manifest.build(recorded, config)["hash"])
+    result = evaluate(run, data)
+    assert (result.split, result.n) == ("val", 18)
+    assert result.notes == ("val: 18 images of 72 held out of train, 25% of each class, seed 5",)
+    held = recorded.splits["val"]
+    assert held.paths is not None
+    assert result.top1 == counted(predict(run, list(held.paths)))
+    assert evaluate(run, data, split="train").n == 54
+    assert evaluate(run, data, split="all").n == 72
+    assert evaluate(run, shutil.move(data, tmp_path / "moved")).notes == result.notes
+
+
+def test_other_data_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    result = evaluate(run, data)
+    assert (result.split, result.n) == ("all", 72)
+    assert "not the run's own data" in result.notes[-1]
+    shutil.rmtree(data / "cat")
+    for name in CLASSES[2:]:
+        shutil.rmtree(data / name)
+    assert evaluate(run, data).n == 12  # one class is enough to be counted
+
+
+def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    (run / "manifest.json").write_text(json.dumps({"root": str(data)}))
+    result = evaluate(run, data)
+    assert (result.split, result.n) == ("val", 18)
+    assert "not the examples that the run recorded" in result.notes[-1]
+
+
+def test_arrays_and_several_labels(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (40, 8, 8, 3), np.uint8), draw.integers(0, 2, (40, 3))
+    np.savez(tmp_path / "d.npz", x_test=images, y_test=labels, x_train=images, y_train=labels, classes=["b", "a", "c"])
+    run = model(tmp_path / "run", ["a", "b", "c"], task="multi")
+    result = evaluate(run, tmp_path / "d.npz")
+    classifier = modelfile.load(run)
+    x = torch.stack([RULES(torch.from_numpy(i).permute(2, 0, 1)) for i in images])
+    with torch.inference_mode():
+        logits = classifier.module(x)
+    yes, truth = (logits > 0).numpy(), labels[:, [1, 0, 2]] > 0
+    assert result.top1 == (yes == truth).all(1).mean()
+    assert result.per_class["a"]["recall"] == (yes & truth)[:, 0].sum() / truth[:, 0].sum()
+    assert result.confusion is None
+    worst = np.abs(logits.sigmoid().numpy() - truth)[yes != truth].max()
+    assert result.mistakes[0].probability == pytest.approx(worst)
+    assert {result.mistakes[0].true, result.mistakes[0].predicted} in [{c, f"not {c}"} for c in "abc"]
+    assert isinstance(result.mistakes[0].source, np.ndarray)
+    with pytest.raises(DataError, match="the model answers single-label, the data is multi-label"):
+        evaluate(model(tmp_path / "single", ["a", "b", "c"]), tmp_path / "d.npz")
+
+
+def test_bad_files_stop_or_are_skipped_with_a_note(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
+    (data / "cat" / "3.png").write_text("<html>")
+    with pytest.raises(ImageError, match=r"cat/3\.png"):
+        evaluate(run, data.parent)
+    result = evaluate(run, data.parent, overrides=["engine.on_bad_image=skip"])
+    assert result.n == 71
+    assert "skipped 1 of 72" in result.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "11-crop"}, "--protocol: got '11-crop', expected one of 1-crop"),
+        ({"split": "val2"}, "--split: got 'val2', the data has"),
+        ({"overrides": ["data.size=4"]}, "--set data.size: evaluating takes data.root"),
+    ],
+)
+def test_mistakes_of_the_user(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    data, run = pictures(tmp_path / "data" / "test", n=2), model(tmp_path / "run")
+    shutil.copytree(data, tmp_path / "data" / "train")
+    with pytest.raises((ConfigError, DataError)) as error:
+        evaluate(run, data.parent, **options)
+    assert words in str(error.value)
+    with pytest.raises(PlusxError):
+        evaluate(run, tmp_path / "nothing")
+
+
+def test_json_is_plain(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test", n=2), model(tmp_path / "run")
+    told: list[tuple[int, int]] = []
+    result: Evaluation = evaluate(run, data.parent, progress=lambda *x: told.append(x))
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert {"n", "top1", "top5", "loss", "ece", "protocol", "split", "per_class", "notes"} <= plain.keys()
+    assert told[-1] == (12, 12)

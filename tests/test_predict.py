@@ -1,0 +1,146 @@
+"""Predicting: every file answered or reported, the bits of evaluation, and tables that harm nobody."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from plusx.data.transforms import Preprocess
+from plusx.engine.infer import predict_logits
+from plusx.errors import PlusxError
+from plusx.modelfile import Classifier, Images, find_images
+from plusx.models import create_model
+from plusx.predict import predict, write
+
+RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+CLASSES = ("=1+1", "-dog", "@emu", 'a,b\n"c"', "zebra")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    module = create_model("resnet8", len(CLASSES), width=4).eval()
+    return Classifier(module, CLASSES, RULES, "single")
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 10, 3), np.uint8)).save(path)
+    return path
+
+
+def test_folders_globs_and_files_in_natural_order(tmp_path: Path) -> None:
+    for name in ("10.png", "2.png", "a/3.JPG", ".hidden.png", ".git/4.png", "a/.5.png", "b/1.webp"):
+        picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    found = [os.path.relpath(p, tmp_path) for p in find_images(tmp_path)]
+    assert found == ["2.png", "10.png", "a/3.JPG", "b/1.webp"]
+    found = find_images([f"{tmp_path}/*.png", f"{tmp_path}/notes.txt", f"{tmp_path}/a/**/3.*", f"{tmp_path}/none*"])
+    assert [os.path.relpath(p, tmp_path) for p in found] == ["2.png", "10.png", "notes.txt", "a/3.JPG", "none*"]
+    (tmp_path / "[x].png").write_bytes((tmp_path / "2.png").read_bytes())
+    assert find_images(tmp_path / "[x].png") == [str(tmp_path / "[x].png")]
+
+
+def test_a_bad_file_is_reported_and_the_rest_answered(tmp_path: Path, classifier: Classifier) -> None:
+    (tmp_path / "0.png").write_text("<html>")
+    for i in range(1, 9):
+        picture(tmp_path / f"{i}.png", i)
+    (tmp_path / "5.png").write_bytes((tmp_path / "4.png").read_bytes()[:100])
+    os.remove(tmp_path / "8.png")
+    os.mkfifo(tmp_path / "8.png")
+    files = [*sorted(map(str, tmp_path.iterdir())), str(tmp_path / "none.png")]
+    for batch in (1, 3, 100):
+        answers = list(classifier.answers(files, top=2, batch=batch))
+        assert [a["path"] for a in answers] == files
+        assert [Path(a["path"]).stem for a in answers if "error" in a] == ["0", "5", "8", "none"]
+        assert all(len(a["labels"]) == 2 for a in answers if "labels" in a)
+    assert all("error" in a for a in classifier.predict([tmp_path / "none.png", tmp_path / "0.png"]))
+
+
+def test_answers_are_the_logits_of_evaluation(tmp_path: Path, classifier: Classifier) -> None:
+    files = [str(picture(tmp_path / f"{i}.png", i)) for i in range(9)]
+    batches = [Images(torch.stack([RULES.load(f) for f in files]), torch.zeros(9, dtype=torch.long), torch.arange(9))]
+    ((logits, _, _),) = predict_logits(classifier.module, batches)
+    for answer, row in zip(predict(classifier, files, top=5), logits.softmax(1), strict=True):
+        assert {x["label"]: x["probability"] for x in answer["labels"]} == dict(zip(CLASSES, row.tolist(), strict=True))
+        shares = [x["probability"] for x in answer["labels"]]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_order_is_that_of_the_logits_even_where_probabilities_round(classifier: Classifier) -> None:
+    (labels,) = classifier.labels(torch.tensor([[-200.0, -199.0, 60.0, -300.0, 59.0]]), top=9)
+    assert [x["label"] for x in labels] == [CLASSES[k] for k in (2, 4, 1, 0, 3)]
+    (labels,) = classifier.labels(torch.zeros(1, 5), top=1)
+    assert labels[0]["label"] == CLASSES[0]  # of equals the first, as in the metrics
+
+
+def test_temperature_and_several_labels(classifier: Classifier) -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0, 0.5, 4.0]])
+    warm = Classifier(classifier.module, CLASSES, RULES, "single", {"temperature": 2.0})
+    assert torch.equal(warm.probabilities(logits), (logits / 2).softmax(1))
+    multi = Classifier(classifier.module, CLASSES, RULES, "multi")
+    assert torch.equal(multi.probabilities(logits), logits.sigmoid())
+
+
+def test_progress_and_mistakes_of_the_user(tmp_path: Path, classifier: Classifier) -> None:
+    told: list[tuple[int, int]] = []
+    predict(classifier, [picture(tmp_path / "1.png"), tmp_path / "2.png"], progress=lambda *x: told.append(x))
+    assert told == [(1, 2), (2, 2)]
+    with pytest.raises(PlusxError, match="top: got 0"):
+        predict(classifier, tmp_path, top=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PlusxError, match="No image files found"):
+        predict(classifier, tmp_path / "empty")
+
+
+ANSWERS = [
+    {
+        "path": "=cmd|' /C calc'!A0.png",
+        "labels": [{"label": "=1+1", "probability": 0.75}, {"label": "b", "probability": 1e-9}],
+    },
+    {"path": 'ok,\n"x".png', "labels": [{"label": "\tx", "probability": 1.0}]},
+    {"path": "\udcff.png", "error": "-cannot"},
+]
+
+
+def test_csv_harms_no_spreadsheet_and_reads_back(tmp_path: Path) -> None:
+    write(ANSWERS, tmp_path / "a.csv")
+    raw = (tmp_path / "a.csv").read_bytes()
+    assert raw.count(b"\r\n") == 4
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "error", "label_1", "probability_1", "label_2", "probability_2"]
+    assert rows[1] == ["'=cmd|' /C calc'!A0.png", "", "'=1+1", "0.75", "b", "1e-09"]
+    assert rows[2] == ['ok,\n"x".png', "", "'\tx", "1.0", "", ""]
+    assert rows[3] == ["\\udcff.png", "'-cannot", "", "", "", ""]
+    assert not any(cell[:1] in tuple("=+-@\t\r") for row in rows for cell in row if cell)
+
+
+def test_numbers_stay_numbers(tmp_path: Path) -> None:
+    write([{"path": "a", "labels": [{"label": "x", "probability": -0.5}]}], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "a,,x,-0.5"
+
+
+def test_json_lines_and_parquet_hold_the_answers(tmp_path: Path) -> None:
+    write(ANSWERS, tmp_path / "a.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == ANSWERS
+    write(ANSWERS, tmp_path / "a.parquet")
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [r["path"] for r in rows] == [ANSWERS[0]["path"], ANSWERS[1]["path"], "\\xff.png"]
+    assert rows[0]["labels"] == ANSWERS[0]["labels"]
+    assert rows[2]["error"] == "-cannot"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
+
+
+def test_a_table_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(PlusxError, match=r"got the suffix '\.xls', expected one of \.csv, \.jsonl, \.parquet"):
+        write(ANSWERS, tmp_path / "a.xls")
+    with pytest.raises(PlusxError, match="cannot be written: No such file"):
+        write(ANSWERS, tmp_path / "none" / "a.csv")
