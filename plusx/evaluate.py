@@ -99,8 +99,8 @@ def evaluate(
     Arguments:
         model: a run folder, a model file, or what `load` returned.
         data: a folder, table, `.npz` or name, or an open data set.
-        split: train, val, test, or all of them. None is test, else val. Data without either: the run's own validation
-            examples where it is the run's own data, else all.
+        split: train, val, test; all, of data without splits. None is test, else val; of data without either the run's
+            own validation examples where it is the run's own data, else all.
         protocol: how an image is viewed; "1-crop" is the centre.
         batch: images a forward pass.
         overrides: `section.field=value`, as `--set`.
@@ -113,13 +113,11 @@ def evaluate(
         raise ConfigError(f"--protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
     classifier = model if isinstance(model, Classifier) else load(model)
     config, on_bad_image = _settings(classifier, overrides)
-    if isinstance(data, Dataset):
-        dataset, notes = data, list[str]()
-    else:
-        dataset, notes = _open(classifier, str(data), config, split, on_bad_image)
+    dataset = data if isinstance(data, Dataset) else _open(classifier, str(data), config, split, on_bad_image)
     mapped, missing = _by_name(classifier, dataset, _choose(dataset, split))
-    notes = [*dataset.notes, *notes]
-    notes += [f"the data has no images of {plural('class', len(missing))}: {listed(missing)}"] if missing else []
+    notes = list(dataset.notes)
+    if missing:
+        notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
     metrics, mistakes = _measure(classifier, mapped, config, batch, progress)
     return Evaluation(
         n=metrics.n,
@@ -152,9 +150,7 @@ def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataCon
     return DataConfig(**data), str(on_bad_image)
 
 
-def _open(
-    classifier: Classifier, source: str, config: DataConfig, split: str | None, on_bad_image: str
-) -> tuple[Dataset, list[str]]:
+def _open(classifier: Classifier, source: str, config: DataConfig, split: str | None, on_bad_image: str) -> Dataset:
     """The data as it is found; where it lacks the split that is wanted, with the recorded split made again."""
     found = open_dataset(source, config, training=False)
     made = None
@@ -167,15 +163,12 @@ def _open(
     if on_bad_image == "skip":
         found, made = scan.screen(found, config, "skip"), made and scan.screen(made, config, "skip")
     if made is None:
-        return found, []
+        return found
     if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
-        return made, []
-    if split is not None or _recorded_root(classifier) == found.root:
-        return made, [
-            f"not the examples that the run recorded: {split or 'val'} was made again by its rule, "
-            "and some of it may have been trained on"
-        ]
-    return found, ["not the run's own data, so all of it is evaluated; if some was trained on, the result is too good"]
+        return made
+    if split is None and _recorded_root(classifier) != found.root:
+        return found.changed(notes=("not the run's own data: if some was trained on, the result is too good",))
+    return made.changed(notes=(f"not the examples that the run recorded: {split or 'val'} was made again by its rule",))
 
 
 def _recorded_root(classifier: Classifier) -> str | None:
@@ -188,26 +181,11 @@ def _recorded_root(classifier: Classifier) -> str | None:
 
 
 def _choose(dataset: Dataset, split: str | None) -> Split:
-    """The split asked for, or the one to report; "all" joins those there are."""
-    splits = dataset.splits
-    name = split or next((name for name in ("test", "val", "all", "train") if name in splits), "all")
-    if name == "all" and "all" not in splits:
-        return _joined(list(splits.values()))
-    if name not in splits:
-        raise DataError(f"--split: got {name!r}, the data has {listed(splits)}", "Choose one of these, or all.")
-    return splits[name]
-
-
-def _joined(splits: Sequence[Split]) -> Split:
-    paths = [split.paths for split in splits]
-    images = [split.images for split in splits]
-    return Split(
-        name="all",
-        targets=np.concatenate([split.targets for split in splits]),
-        paths=None if None in paths else tuple(path for group in paths for path in group or ()),
-        names=tuple(name for split in splits for name in split.names),
-        images=None if any(i is None for i in images) else np.concatenate([i for i in images if i is not None]),
-    )
+    """The split asked for, or the one to report."""
+    name = split or next(name for name in ("test", "val", "all", "train") if name in dataset.splits)
+    if name not in dataset.splits:
+        raise DataError(f"--split: got {name!r}, the data has {listed(dataset.splits)}", "Choose one of these.")
+    return dataset.splits[name]
 
 
 def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Split, list[str]]:

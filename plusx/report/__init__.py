@@ -5,7 +5,6 @@ import hashlib
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from plusx.data.dataset import show
 from plusx.data.decode import decode
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
@@ -36,7 +36,6 @@ THUMBNAIL = 144  # px
 THUMBNAIL_PIXELS = 50_000_000  # largest image opened for a thumbnail
 SHADES = 7
 BLUE, ORANGE = (47, 107, 208), (222, 98, 34)
-BIDI = {chr(c) for c in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 SECTIONS = {
     "curves": "Training",
     "mistakes": "Mistakes",
@@ -113,18 +112,14 @@ def render(data: ReportData) -> str:
     return html.replace("STYLE-HASH", f"sha256-{code}", 1)
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float) -> Markup:
     """0.98611 -> `98.61 %`, with a space that does not break."""
-    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"
+    return Markup(f"{100 * fraction:.2f}&nbsp;%")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Text as one visible, bounded line: control and direction characters as escapes."""
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    strange = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in strange or c in BIDI else c for c in text
-    )
+    """Text as one visible, bounded line."""
+    return show(text if len(text) <= limit else f"{text[: limit - 1]}…")
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
