@@ -2,8 +2,28 @@
 
 from plusx.data.check import CheckReport, check
 from plusx.data.dataset import Dataset, Split
+from plusx.data.decode import decode
 from plusx.data.facts import facts
+from plusx.data.loader import Batch, eval_loader, train_loader
 from plusx.data.scan import find_bad, screen
 from plusx.data.sources import SOURCES, open_dataset
+from plusx.data.statistics import channel_statistics
+from plusx.data.transforms import Preprocess
 
-__all__ = ["SOURCES", "CheckReport", "Dataset", "Split", "check", "facts", "find_bad", "open_dataset", "screen"]
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "CheckReport",
+    "Dataset",
+    "Preprocess",
+    "Split",
+    "channel_statistics",
+    "check",
+    "decode",
+    "eval_loader",
+    "facts",
+    "find_bad",
+    "open_dataset",
+    "screen",
+    "train_loader",
+]

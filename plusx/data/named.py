@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plusx.config import DataConfig
 from plusx.data import split
 from plusx.data.arrays import in_memory
-from plusx.data.dataset import Dataset, Split
+from plusx.data.dataset import Dataset, Split, show
 from plusx.data.download import cache_folder, extract, fetch, locked, progress_bar, verify_sha256
 from plusx.errors import DataError
 
@@ -76,7 +76,7 @@ def read(spec: Published, source: str, config: DataConfig) -> Dataset:
     for name, files in (("train", spec.train), ("test", spec.test)):
         images, labels = spec.parse([_content(_present(folder, file), *spec.files[file]) for file in files])
         splits[name] = in_memory(name, images, labels.astype(np.int64))
-    notes = (f"{spec.name}: read from {folder}",)
+    notes = (f"{spec.name}: read from {show(str(folder))}",)
     return Dataset(spec.name, str(folder), spec.classes, "single", splits, notes, mirror=spec.mirror, benchmark=True)
 
 
