@@ -60,6 +60,8 @@ def uniform(seed: int, epoch: int, ids: NDArray[np.int64], stream: int, count: i
     """Random numbers in [0, 1), each a function of (seed, epoch, id, stream) alone.
 
     Arguments:
+        seed: of the run.
+        epoch: counted from 0.
         ids: (N,) example ids.
         stream: first stream, one of `Stream`.
         count: how many consecutive streams.

@@ -1,0 +1,229 @@
+"""The one way from a file's bytes to pixels, for training, evaluation, prediction and serving.
+
+Rules: formats from an allow-list; size limits from the header, before anything is decoded; upright by EXIF orientation;
+the first frame; transparency over a fixed gray; gray of more than 8 bits at full precision; a cut file is refused.
+Colour of more than 8 bits a channel is read as its high 8 bits, CMYK by Pillow's plain formula; colour profiles are not
+applied.
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from plusx.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image
+ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_IEND = b"IEND\xaeB`\x82"
+_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 322, 323  # TIFF tags
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+Source = str | os.PathLike[str] | bytes
+
+PngImagePlugin.MAX_TEXT_MEMORY = 8 * 2**20  # compressed comments may unpack to 64 MiB by default
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters becomes an ImageError
+
+
+def decode(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    background: int = 255,
+    name: str | None = None,
+    min_side: int | None = None,
+) -> Tensor:
+    """Decode an image file.
+
+    Arguments:
+        source: path of a regular file, or a file's bytes.
+        max_pixels: largest width times height accepted, read from the header.
+        channels: 1 for gray, 3 for RGB.
+        background: gray level under transparent pixels, 0 to 255.
+        name: what errors call it; the path by default.
+        min_side: for training only: decode a JPEG at 1/2, 1/4 or 1/8 scale if its shorter side stays at least this.
+
+    Returns:
+        (C, H, W): uint8 0..255; or float32 0..1 where a gray source has more than 8 bits: 16-bit and 32-bit integers
+        divided by 65535, 12-bit TIFF by 4095, floating point as it is. In memory the channels of a pixel are adjacent.
+
+    Raises:
+        ImageError: whatever is wrong with the file, its values included; no other exception leaves.
+    """
+    with _opened(source, name, max_pixels) as (image, turn):
+        scale = 1 if min_side is None else _scale(min(image.size), min_side)
+        return _tensor(_upright(image, turn, scale), channels, background).permute(2, 0, 1)
+
+
+def decode_crop(
+    source: Source,
+    choose: Callable[[int, int], Box],
+    size: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    background: int = 255,
+    name: str | None = None,
+) -> Tensor:
+    """Decode the part of an image that a training crop needs, as coarsely as the crop allows.
+
+    Arguments:
+        source: path of a regular file, or a file's bytes.
+        choose: (height, width) of the upright image -> the crop in it.
+        size: a JPEG may be decoded at 1/2, 1/4 or 1/8 scale while neither side of the crop falls below this.
+        max_pixels: as for `decode`.
+        channels: as for `decode`.
+        background: as for `decode`.
+        name: as for `decode`.
+
+    Returns:
+        the crop at the scale it was decoded at, (H, W, C); types and values as from `decode`.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(source, name, max_pixels) as (image, turn):
+        width, height = image.size[::-1] if turn >= 5 else image.size
+        top, left, high, wide = choose(height, width)
+        scale = _scale(min(high, wide), size)
+        image = _upright(image, turn, scale)
+        if scale > 1:
+            scale_y, scale_x = image.height / height, image.width / width
+            top, high = round(top * scale_y), max(1, round(high * scale_y))
+            left, wide = round(left * scale_x), max(1, round(wide * scale_x))
+        return _tensor(image.crop((left, top, left + wide, top + high)), channels, background)
+
+
+@contextmanager
+def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int]]:
+    """An image whose header is acceptable, and its orientation, 1 to 8; every error becomes an ImageError."""
+    called = name or ("image bytes" if isinstance(source, bytes) else os.fspath(source))
+    try:
+        data = source if isinstance(source, bytes) else _read(Path(source), 8 * max_pixels + 2**24)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} px, more than the {max_pixels:,} allowed")
+        if problem := _refused(image, data, max_pixels):
+            raise ValueError(problem)
+        if image.format == "PNG":
+            image.load()  # its EXIF data may follow the pixels
+        yield image, _orientation(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = f"not an image of the kinds {', '.join(FORMATS)}" if data else "empty"
+        raise ImageError(called, reason) from error
+    except OSError as error:
+        raise ImageError(called, error.strerror or str(error)) from error
+    except Exception as error:  # Pillow's readers raise of every kind on hostile bytes
+        raise ImageError(called, str(error) or type(error).__name__) from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; anything else is refused without waiting for it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")
+    # It may have become a pipe since.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{size:,} bytes, more than the {limit:,} that an image of the allowed size can need")
+        return file.read()
+
+
+def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:
+    """What Pillow accepts and we refuse: cut ends, and headers that make decoding cost more than the size says."""
+    declared = 0
+    if image.format == "PNG" and data.rfind(_IEND) < 0:
+        return "truncated: no end of the PNG"
+    if image.format == "WEBP":
+        declared = 8 + int.from_bytes(data[4:8], "little")
+    if image.format == "BMP":
+        declared = int.from_bytes(data[2:6], "little")
+    if declared > len(data):
+        return f"truncated: {len(data):,} of {declared:,} bytes"
+    if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        return f"{scans} JPEG scans, more than the {MAX_SCANS} allowed"
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_HEIGHT, 0)
+        if tile > max(max_pixels, 2**20):
+            return f"TIFF tiles of {tile:,} px, more than the {max_pixels:,} allowed"
+    return ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it is absent or unreadable. Pillow turns a TIFF by itself."""
+    if image.format == "TIFF" or not (image.format == "PNG" or "exif" in image.info or "xmp" in image.info):
+        return 1
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data says nothing about the pixels
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _scale(side: int, least: int) -> int:
+    """The largest of libjpeg's divisors that leaves at least `least` of `side` px."""
+    return next((s for s in (8, 4, 2) if side >= s * least), 1)
+
+
+def _upright(image: Image.Image, turn: int, scale: int) -> Image.Image:
+    """Decode, a JPEG at 1/scale of its size, and undo the EXIF orientation."""
+    if scale > 1:
+        image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+    image.load()
+    return image.transpose(_UPRIGHT[turn]) if turn > 1 else image
+
+
+def _tensor(image: Image.Image, channels: int, background: int) -> Tensor:
+    """(H, W, C): uint8, or float32 of a deep gray image."""
+    if image.mode in _DEEP:
+        gray = torch.from_numpy(_deep(image, background))[:, :, None]
+        return gray.repeat(1, 1, channels)
+    if image.has_transparency_data:
+        under = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(under, image.convert("RGBA"))
+    wanted = "L" if channels == 1 else "RGB"
+    if image.mode != wanted:
+        image = image.convert(wanted)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _deep(image: Image.Image, background: int) -> NDArray[np.float32]:
+    """(H, W) in 0..1 of a gray image with more than 8 bits."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    top = 1.0 if image.mode == "F" else 4095.0 if tags.get(_BITS) == (12,) else 65535.0
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):  # NaN fails both
+        raise ValueError(f"values {low:g} to {high:g}, expected 0 to {top:g}")
+    gray = values.astype(np.float32) / np.float32(top)
+    if tags.get(_PHOTOMETRIC) == 0:  # zero is white
+        gray = np.float32(1) - gray
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[values == transparent] = background / 255
+    return gray

@@ -1,0 +1,509 @@
+"""Batches for training and evaluation, from images in memory or from files decoded by worker processes.
+
+What an epoch yields is a function of (seed, epoch, position) alone: example order and random numbers are hashes
+(`sampling`), so any number of workers gives the same pixels and an epoch can start in its middle.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plusx.config import AugmentConfig
+from plusx.data.augment import (
+    crop_box,
+    crop_draws,
+    cut_out,
+    mirror,
+    mirrored,
+    mix,
+    normalize,
+    padded,
+    resampled,
+    resize_crop,
+    shifts,
+    windows,
+)
+from plusx.data.dataset import Progress, Split
+from plusx.data.decode import decode, decode_crop
+from plusx.data.sampling import batch_bounds, key, order
+from plusx.data.scan import in_parallel
+from plusx.data.transforms import Preprocess, as_channels
+from plusx.errors import ImageError, TrainingError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Ids = NDArray[np.int64]
+
+STEPS_AHEAD = 64  # steps whose example order is computed at a time
+KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in memory
+EVAL_BATCH = 128
+RANDOM_CROPS = ("resized", "scale")
+CLOSING_SECONDS = 5.0  # that a worker gets to finish its batch when an epoch is closed early
+WATCH_SECONDS = 0.2  # between a worker's looks at whether the training process lives
+
+
+class Batch(NamedTuple):
+    """One step's examples.
+
+    Arguments:
+        images: float32 (N, C, H, W), normalised, on the loader's device.
+        targets: int64 (N,); float32 (N, K) for several labels an image, and after mixup or cutmix. On the same device.
+        ids: int64 (N,) on the CPU: which examples of the split.
+    """
+
+    images: Tensor
+    targets: Tensor
+    ids: Tensor
+
+
+class _Pixels(Protocol):
+    """Where training pixels come from."""
+
+    def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
+        """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
+
+
+class TrainLoader:
+    """Shuffled, augmented batches; see `train_loader`.
+
+    Attributes:
+        n: examples in an epoch.
+        steps_per_epoch: batches in an epoch.
+    """
+
+    def __init__(
+        self,
+        pixels: _Pixels,
+        targets: NDArray[Any],
+        preprocess: Preprocess,
+        augment: AugmentConfig,
+        *,
+        n_classes: int,
+        batch: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._plan = batch_bounds(len(targets), batch)
+        self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
+        self._pixels, self._targets = pixels, torch.from_numpy(targets)
+        self._preprocess, self._augment = preprocess, augment
+        self._n_classes, self._seed, self._device = n_classes, seed, device
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Steps `start` to the last of an epoch; closing the generator ends the workers' work.
+
+        Raises:
+            ImageError: a file that cannot be decoded.
+            TrainingError: a worker process died.
+        """
+        with closing(self._pixels.batches(epoch, self._ids(epoch, start))) as batches:
+            for step, (ids, pixels) in enumerate(batches, start):
+                yield self._batch(epoch, step, ids, pixels)
+
+    def _ids(self, epoch: int, start: int) -> Iterator[Ids]:
+        """The ids of each step, some steps' order computed at a time."""
+        steps = self.steps_per_epoch
+        for first in range(start, steps, STEPS_AHEAD):
+            bounds = [self._plan.bounds(step) for step in range(first, min(first + STEPS_AHEAD, steps))]
+            begin = bounds[0][0]
+            ids = order(self.n, self._seed, epoch, begin, bounds[-1][1])
+            yield from (ids[a - begin : b - begin] for a, b in bounds)
+
+    def _batch(self, epoch: int, step: int, ids: Ids, pixels: Tensor) -> Batch:
+        augment, chosen = self._augment, torch.from_numpy(ids)
+        images = normalize(
+            pixels.to(self._device, non_blocking=True), mean=self._preprocess.mean, std=self._preprocess.std
+        )
+        targets = self._targets[chosen].to(self._device)
+        if augment.cutout:
+            cut_out(images, augment.cutout, self._seed, epoch, ids)
+        if augment.mixup or augment.cutmix:
+            soft = targets if targets.ndim == 2 else F.one_hot(targets, self._n_classes).float()
+            images, targets = mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
+        return Batch(images, targets, chosen)
+
+
+class _Memory:
+    """All training images in memory, resized and padded once; a batch is a few tensor operations."""
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        augment: AugmentConfig,
+        seed: int,
+        device: torch.device,
+        progress: Progress | None,
+    ) -> None:
+        self._pad = augment.pad if augment.crop == "translate" else 0
+        self._stored = _stored(split, preprocess, self._pad, progress).to(device)
+        self._size, self._augment, self._seed = preprocess.size, augment, seed
+
+    def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
+        for chosen in ids:
+            yield chosen, self._cut(epoch, chosen)
+
+    def _cut(self, epoch: int, ids: Ids) -> Tensor:
+        augment, size = self._augment, self._size
+        pixels = windows(self._stored, ids, shifts(self._pad, self._seed, epoch, ids), size)
+        if augment.crop in RANDOM_CROPS:
+            draws = crop_draws(self._seed, epoch, ids)
+            pixels = resampled(pixels, [crop_box(augment, d, size, size, size) for d in draws])
+        return mirror(pixels, mirrored(augment, self._seed, epoch, ids))
+
+
+def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress | None) -> Tensor:
+    """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
+    n, side, channels = len(split), preprocess.size, preprocess.channels
+    fill = _fill(preprocess)
+    if split.images is not None and split.images.shape[1:] == (channels, side, side):
+        return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
+    store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
+    if split.images is not None:
+        found: Iterator[Tensor] = (_plain_pixels(torch.from_numpy(image), preprocess) for image in split.images)
+    else:
+        assert split.paths is not None
+        found = in_parallel(lambda path: _plain_file(path, preprocess), split.paths, progress)
+    for i, pixels in enumerate(found):
+        if pixels.is_floating_point() and not store.is_floating_point():
+            store = store.float()
+        store[i, pad : pad + side, pad : pad + side] = pixels
+    return store
+
+
+def _fill(preprocess: Preprocess) -> Tensor:
+    """The colour around translated images (C,): the mean, which normalisation turns to zero (to half a gray level)."""
+    return (torch.tensor(preprocess.mean) * 255).round()
+
+
+def _plain_file(path: str, preprocess: Preprocess) -> Tensor:
+    """A file's pixels without random changes, as `_plain_pixels`."""
+    image = decode(
+        path, max_pixels=preprocess.max_pixels, channels=preprocess.channels, background=preprocess.background
+    )
+    return _plain_pixels(image, preprocess)
+
+
+def _plain_pixels(image: Tensor, preprocess: Preprocess) -> Tensor:
+    """(C, H, W) as evaluation sees it, (S, S, C) in 0..255: uint8 for uint8, float32 for float32."""
+    square = (preprocess.square(image) * 255).permute(1, 2, 0)
+    return square if image.is_floating_point() else square.round().to(torch.uint8)
+
+
+class _Task(NamedTuple):
+    """One batch of work; it carries its paths, so that workers need no copy of the list of all paths."""
+
+    epoch: int
+    ids: Ids
+    paths: tuple[str, ...]
+
+
+class _Bad(NamedTuple):
+    """What an ImageError needs: exceptions with several arguments do not cross processes."""
+
+    path: str
+    reason: str
+
+
+class _Cutter:
+    """Decodes, crops and mirrors: the part of a photo loader that runs in the workers."""
+
+    def __init__(
+        self, images: NDArray[np.uint8] | None, preprocess: Preprocess, augment: AugmentConfig, seed: int
+    ) -> None:
+        self._images, self._preprocess, self._augment, self._seed = images, preprocess, augment, seed
+
+    def cut(self, task: _Task) -> Tensor:
+        """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
+        augment, size = self._augment, self._preprocess.size
+        draws = crop_draws(self._seed, task.epoch, task.ids)
+        if self._images is None:
+            found = [self._of_file(path, d) for path, d in zip(task.paths, draws, strict=True)]
+        else:
+            found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
+        if any(f.is_floating_point() for f in found):
+            found = [f.float() for f in found]
+        pixels = torch.stack(found)
+        if augment.crop == "translate":
+            stored = padded(pixels, augment.pad, _fill(self._preprocess))
+            pixels = windows(stored, np.arange(len(found)), shifts(augment.pad, self._seed, task.epoch, task.ids), size)
+        return mirror(pixels, mirrored(augment, self._seed, task.epoch, task.ids))
+
+    def _of_file(self, path: str, draws: list[float]) -> Tensor:
+        rules, size = self._preprocess, self._preprocess.size
+        if self._augment.crop not in RANDOM_CROPS:
+            return _plain_file(path, rules)
+        crop = decode_crop(
+            path,
+            lambda height, width: crop_box(self._augment, draws, height, width, size),
+            size,
+            max_pixels=rules.max_pixels,
+            channels=rules.channels,
+            background=rules.background,
+        )
+        pixels = resize_crop(crop, size)
+        return pixels * 255 if pixels.is_floating_point() else pixels
+
+    def _of_array(self, array: NDArray[np.uint8], draws: list[float]) -> Tensor:
+        image, size = torch.from_numpy(array), self._preprocess.size
+        if self._augment.crop not in RANDOM_CROPS:
+            return _plain_pixels(image, self._preprocess)
+        top, left, high, wide = crop_box(self._augment, draws, image.shape[1], image.shape[2], size)
+        crop = image[:, top : top + high, left : left + wide]
+        return resize_crop(as_channels(crop, self._preprocess.channels).permute(1, 2, 0), size)
+
+
+class _Photos:
+    """Photos decoded by worker processes, or with none of them in this one."""
+
+    def __init__(self, split: Split, preprocess: Preprocess, augment: AugmentConfig, seed: int, workers: int) -> None:
+        self._cutter = _Cutter(split.images, preprocess, augment, seed)
+        self._paths, self._workers = split.paths, workers
+        self._pool: _Workers | None = None  # waits here between epochs
+
+    def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
+        tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
+        if not self._workers:
+            yield from ((task.ids, self._cutter.cut(task)) for task in tasks)
+            return
+        pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
+        try:
+            yield from pool.results(tasks)
+        except BaseException:  # closed early, too
+            pool.close()
+            raise
+        self._pool = pool
+
+    def _paths_of(self, ids: Ids) -> tuple[str, ...]:
+        return () if self._paths is None else tuple(self._paths[i] for i in ids.tolist())
+
+
+class _Workers:
+    """Processes that decode ahead. They leave signals to the training process and end when it does."""
+
+    def __init__(self, cutter: _Cutter, count: int) -> None:
+        others = set(multiprocessing.active_children())
+        # torch's context passes tensors through shared memory.
+        self._pool = ProcessPoolExecutor(count, torch.multiprocessing.get_context(), _begin, (cutter, os.getpid()))
+        self._ahead = 2 * count
+        self._pool.submit(os.getpid).result()
+        self._processes = set(multiprocessing.active_children()) - others
+
+    def results(self, tasks: Iterator[_Task]) -> Iterator[tuple[Ids, Tensor]]:
+        """The pixels of each task, in order.
+
+        Raises:
+            ImageError: a file that cannot be decoded.
+            TrainingError: a process died.
+        """
+        try:
+            for ids, pixels in _ahead(self._pool, _work, tasks, self._ahead):
+                if isinstance(pixels, _Bad):
+                    raise ImageError(pixels.path, pixels.reason)
+                yield ids, pixels
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "A decoding process died.",
+                "Most often memory or shared memory (/dev/shm) ran out; --set data.workers=0 needs neither.",
+            ) from error
+
+    def close(self) -> None:
+        """End the processes: each may finish the batch at hand, but not for long."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.join(CLOSING_SECONDS)
+            process.kill()
+
+
+_cutter: _Cutter  # in a worker process
+
+
+def _begin(cutter: _Cutter, parent: int) -> None:
+    """Start a worker process."""
+    global _cutter
+    _cutter = cutter
+    torch.set_num_threads(1)
+    # Both reach the whole group; the training process saves first, and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _work(task: _Task) -> tuple[Ids, Tensor | _Bad]:
+    try:
+        return task.ids, _cutter.cut(task)
+    except ImageError as error:
+        return task.ids, _Bad(error.path, error.reason)
+
+
+def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """`map` in order with at most `count` items worked on beyond the one waited for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class EvalLoader:
+    """Every example exactly once, in order, as evaluation sees it; see `eval_loader`.
+
+    Attributes:
+        n: examples.
+    """
+
+    def __init__(
+        self, split: Split, preprocess: Preprocess, *, batch: int, workers: int, device: torch.device, keep: bool
+    ) -> None:
+        self.n = len(split)
+        self._split, self._preprocess = split, preprocess
+        self._batch, self._workers, self._device = batch, workers, device
+        self._targets = torch.from_numpy(split.targets)
+        self._keep, self._kept = keep, list[Tensor]()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of `batch` examples; the last may be smaller.
+
+        Raises:
+            ImageError: a file that cannot be decoded.
+        """
+        if self._kept:
+            yield from self._numbered(self._kept)
+            return
+        images, fresh = [], self._computed()
+        for batch in self._numbered(fresh):
+            if self._keep:
+                images.append(batch.images.cpu())
+            yield batch
+        self._kept = images
+
+    def _numbered(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        start = 0
+        for images in batches:
+            ids = torch.arange(start, start + len(images))
+            yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids)
+            start += len(images)
+        assert start == self.n, (start, self.n)
+
+    def _computed(self) -> Iterator[Tensor]:
+        split, rules = self._split, self._preprocess
+        if split.images is None:
+            assert split.paths is not None
+            yield from _stacked(self._loaded(split.paths), self._batch)
+        elif split.images.shape[1:] == (rules.channels, rules.size, rules.size):
+            # Nothing to resize: elementwise operations give each image its own bits in any company.
+            for start in range(0, self.n, self._batch):
+                images = torch.from_numpy(split.images[start : start + self._batch])
+                yield rules.normalize(images.to(torch.float32).div_(255))
+        else:
+            yield from _stacked((rules(torch.from_numpy(image)) for image in split.images), self._batch)
+
+    def _loaded(self, paths: Sequence[str]) -> Iterator[Tensor]:
+        if not self._workers:
+            yield from map(self._preprocess.load, paths)
+            return
+        # Threads: the decoder and the resize let go of the interpreter lock.
+        pool = ThreadPoolExecutor(self._workers, "plusx-decode", torch.set_num_threads, (1,))
+        try:
+            yield from _ahead(pool, self._preprocess.load, paths, 4 * self._workers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
+    while group := list(itertools.islice(images, batch)):
+        yield torch.stack(group)
+
+
+def train_loader(
+    split: Split,
+    preprocess: Preprocess,
+    augment: AugmentConfig,
+    *,
+    n_classes: int,
+    mode: str | None,
+    batch: int,
+    seed: int,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> TrainLoader:
+    """Shuffled and augmented batches of a split.
+
+    Arguments:
+        split: the training split.
+        preprocess: size, channels, normalisation and decoding rules.
+        augment: random changes.
+        n_classes: K of soft targets.
+        mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
+        batch: examples a step.
+        seed: of order and augmentation.
+        workers: decoding processes in "photo" mode; 0 decodes in this process; None is 0.
+        device: where batches go.
+        progress: called with (done, total) while files are read into memory.
+
+    Raises:
+        DataError: fewer than two examples; in "small" mode also an ImageError for a file that cannot be decoded.
+    """
+    device = torch.device(device)
+    pixels: _Pixels
+    if mode == "small":
+        pixels = _Memory(split, preprocess, augment, seed, device, progress)
+    else:
+        pixels = _Photos(split, preprocess, augment, seed, workers or 0)
+    options = {"n_classes": n_classes, "batch": batch, "seed": seed}
+    return TrainLoader(pixels, split.targets, preprocess, augment, device=device, **options)
+
+
+def eval_loader(
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    mode: str | None = None,
+    batch: int = EVAL_BATCH,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+) -> EvalLoader:
+    """A split's examples in order, each once, through the one evaluation transform.
+
+    Arguments:
+        split: what to evaluate.
+        preprocess: the evaluation transform.
+        mode: "small" keeps the results for the next time where they take at most 1 GiB.
+        batch: examples a batch.
+        workers: decoding threads; 0 decodes in this one; None is one a core.
+        device: where batches go.
+    """
+    size = 4 * len(split) * preprocess.channels * preprocess.size**2
+    return EvalLoader(
+        split,
+        preprocess,
+        batch=batch,
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+        device=torch.device(device),
+        keep=mode == "small" and size <= KEPT_BYTES,
+    )

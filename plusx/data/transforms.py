@@ -1,0 +1,161 @@
+"""The one evaluation transform: decoded pixels to network input, always an image at a time, always in float32.
+
+Made of operations that an exported graph repeats: division, antialiased bilinear resize, crop or pad, normalisation.
+Training-time evaluation, `evaluate`, `predict` and the model file share it, so the same file gets the same bits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plusx.data.decode import MAX_PIXELS, Source, decode
+from plusx.errors import ConfigError
+
+BAND = 2**19  # pixels resized at a time
+LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
+GRAY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Decoding rules and the evaluation transform.
+
+    Arguments:
+        size: side of the square output, px.
+        resize: shorter side before the centre crop, px; not used by the other fits.
+        fit: "crop": resize the shorter side, keep the centre; "pad": resize the longer side, fill with the background;
+            "stretch": resize both.
+        channels: 1 for gray, 3 for RGB.
+        mean, std: of each channel, in 0..1 units.
+        background: gray level under transparent pixels and around padded images, 0 to 255.
+        max_pixels: largest image accepted, from its header.
+
+    Raises:
+        ConfigError: values that do not go together.
+    """
+
+    size: int
+    resize: int
+    fit: str
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    background: int = 255
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.fit not in ("crop", "pad", "stretch"):
+            problems.append(f"data.fit: got {self.fit!r}, expected one of crop, pad, stretch")
+        if self.fit == "crop" and self.resize < self.size:
+            problems.append(f"data.resize: got {self.resize}, expected at least data.size ({self.size})")
+        if self.channels not in (1, 3):
+            problems.append(f"data.channels: got {self.channels}, expected 1 or 3")
+        if not len(self.mean) == len(self.std) == self.channels:
+            problems.append(f"mean and std: got {len(self.mean)} and {len(self.std)} values, expected {self.channels}")
+        if not all(s > 0 for s in self.std):
+            problems.append(f"std: got {self.std}, expected positive values")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 0..255 or float32 0..1 (C, H, W) -> normalised float32 (C, size, size)."""
+        return self.normalize(self.square(image))
+
+    def load(self, source: Source, name: str | None = None) -> Tensor:
+        """A file's path or bytes -> normalised float32 (C, size, size).
+
+        Raises:
+            ImageError: the file cannot be decoded.
+        """
+        image = decode(
+            source, max_pixels=self.max_pixels, channels=self.channels, background=self.background, name=name
+        )
+        return self(image)
+
+    def square(self, image: Tensor) -> Tensor:
+        """(C, H, W), uint8 or float32 -> float32 0..1 (C, size, size), not yet normalised."""
+        if self.fit == "stretch":
+            x = _resized(image, self.size, self.size)
+        else:
+            x = self._padded(image) if self.fit == "pad" else self._cropped(image)
+        return as_channels(x, self.channels)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """float32 0..1 (..., C, H, W) -> (x - mean) / std; elementwise, so equal bits for one image and for many."""
+        shape = (self.channels, 1, 1)
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(shape) for v in (self.mean, self.std))
+        return (x - mean).div_(std)
+
+    def _cropped(self, image: Tensor) -> Tensor:
+        shorter = min(image.shape[1:])
+        image = _centre(image, *(min(side, LONGEST * shorter) for side in image.shape[1:]))
+        height, width = (side * self.resize // shorter for side in image.shape[1:])
+        return _centre(_resized(image, height, width), self.size, self.size)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        longer = max(image.shape[1:])
+        height, width = (max(1, side * self.size // longer) for side in image.shape[1:])
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        edges = (left, self.size - width - left, top, self.size - height - top)
+        return F.pad(_resized(image, height, width), edges, value=self.background / 255)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the inverse of `from_dict`."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Preprocess":
+        """From the values of `to_dict`.
+
+        Raises:
+            ConfigError: missing or unknown fields, or values that do not go together.
+        """
+        names = {f.name for f in fields(cls)}
+        if set(plain) != names:
+            raise ConfigError(f"preprocessing: got fields {sorted(plain)}, expected {sorted(names)}")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+        return cls(**values)
+
+
+def as_channels(images: Tensor, channels: int) -> Tensor:
+    """(…, C, H, W) with C = 1 or 3 as gray or RGB, of the same type; RGB becomes gray by ITU-R 601's weights."""
+    if images.shape[-3] == channels:
+        return images
+    if channels == 3:
+        return images.expand(*images.shape[:-3], 3, -1, -1)
+    gray = (images * torch.tensor(GRAY).view(3, 1, 1)).sum(-3, keepdim=True)
+    return gray if images.is_floating_point() else gray.round().to(images.dtype)
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bilinear resize of (C, H, W), uint8 or float32, to float32 0..1 (C, height, width).
+
+    Rows are made narrower before the image is made lower, as one call would do it and to the same bits, but in bands,
+    so that a large photo never exists as a whole in float32.
+    """
+    if image.shape[1:] == (height, width):
+        return _floats(image)
+    rows = max(1, BAND // image.shape[2])
+    bands = [_interpolated(_floats(band), band.shape[1], width) for band in torch.split(image, rows, dim=1)]
+    return _interpolated(torch.cat(bands, dim=1), height, width)
+
+
+def _floats(image: Tensor) -> Tensor:
+    """float32 0..1, in one memory layout whatever the input's, since the resize could round differently for another."""
+    x = image.to(torch.float32, memory_format=torch.contiguous_format)
+    return x.div_(255) if image.dtype == torch.uint8 else x
+
+
+def _interpolated(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def _centre(x: Tensor, height: int, width: int) -> Tensor:
+    """The centre of (C, H, W)."""
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    return x[:, top : top + height, left : left + width]
