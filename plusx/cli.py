@@ -4,14 +4,15 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM. Heavy imports stay inside the commands, so that `--help` is instant.
 """
 
+import functools
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -38,7 +39,32 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stdo
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
 
-@app.command()
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command: what the user can fix is told in one line, and every end has its exit code."""
+
+    @functools.wraps(function)
+    def guarded(**options: Any) -> None:
+        try:
+            function(**options)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except PlusxError as error:
+            _tell(error, **options)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+    return app.command()(guarded)
+
+
+def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) -> None:
+    """An error in one line for people; as a JSON value too where one is expected; with its traceback on request."""
+    if debug:
+        traceback.print_exception(error)
+    _say(f"plusx: {error}", stderr=True)
+    if as_json:
+        _print_json({"error": error.message, "hint": error.hint})
+
+
+@command
 def demo(
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("demo"),
     as_json: Json = False,
@@ -58,7 +84,7 @@ def demo(
     _say("      plusx train YOUR_FOLDER              the same on your own images: one sub-folder per class")
 
 
-@app.command()
+@command
 def train(
     data: Data,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="run folder; default runs/<data>")] = None,
@@ -95,7 +121,7 @@ def train(
     _say(f"Next: plusx predict {result.folder} FILES…")
 
 
-@app.command()
+@command
 def evaluate(
     model: Model,
     data: Data,
@@ -108,13 +134,14 @@ def evaluate(
     """Exact metrics of MODEL on DATA: every example exactly once, classes matched by name."""
     from plusx.evaluate import evaluate as run_evaluate
 
-    result = run_evaluate(model, data, split=split, protocol=protocol, overrides=overrides or ())
+    with _counting("evaluating") as progress:
+        result = run_evaluate(model, data, split=split, protocol=protocol, overrides=overrides or (), progress=progress)
     if as_json:
         return _print_json(result.to_dict())
     _print_evaluation(result)
 
 
-@app.command()
+@command
 def predict(
     model: Model,
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="image files, folders, or quoted globs")],
@@ -127,7 +154,8 @@ def predict(
     from plusx.predict import predict as run_predict
     from plusx.predict import write
 
-    rows = run_predict(model, paths, top=top)
+    with _counting("predicting") as progress:
+        rows = run_predict(model, paths, top=top, progress=progress)
     if out is not None:
         write(rows, out)
         _say(f"{len(rows):,} rows written to {out}", stderr=as_json)
@@ -135,24 +163,24 @@ def predict(
         _print_json(rows)
     elif out is None:
         _print_predictions(rows)
-    bad = [row for row in rows if "error" in row]
-    if bad:
-        raise PlusxError(f"{len(bad)} of {len(rows)} files could not be read; the others are answered.")
+    if bad := sum("error" in row for row in rows):
+        _say(f"plusx: {bad:,} of {len(rows):,} files could not be read; the others are answered.", stderr=True)
+        raise typer.Exit(1)
 
 
-@app.command()
+@command
 def check(data: Data, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> None:
     """Read every file of DATA and report what is unreadable, odd, duplicate or leaking; change nothing."""
     from plusx.run import check as run_check
 
-    report = run_check(data, overrides=overrides or ())
+    with _counting("reading images") as progress:
+        report = run_check(data, overrides=overrides or (), progress=progress)
     if as_json:
         return _print_json(report.to_dict())
-    for line in report.lines():
-        _say(line)
+    _print_check(report)
 
 
-@app.command()
+@command
 def models(as_json: Json = False, debug: Debug = False) -> None:
     """List the networks with their parameters and multiply-adds."""
     from plusx.models import table
@@ -166,7 +194,7 @@ def models(as_json: Json = False, debug: Debug = False) -> None:
     )
 
 
-@app.command()
+@command
 def recipes(
     fields: Annotated[bool, typer.Option("--fields", help="list every field that --set takes")] = False,
     as_json: Json = False,
@@ -189,7 +217,7 @@ def recipes(
         _say(f"{row['name']}\n{row['doc']}\n")
 
 
-@app.command()
+@command
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Show versions, devices and the fast paths in use, with a self-check of them."""
     from plusx.doctor import examine
@@ -201,35 +229,19 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         _print_table(("what", "found"), ((key, str(value)) for key, value in report.items() if key != "checks"))
         _print_table(("self-check", "result", "detail"), (tuple(map(str, row.values())) for row in report["checks"]))
     if not all(row["ok"] for row in report["checks"]):
-        raise PlusxError("A self-check failed; see the table.", "Re-install the pinned versions of constraints.txt.")
+        _say("plusx: a self-check failed; re-install the versions in constraints.txt.", stderr=True)
+        raise typer.Exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command line and exit with its code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="plusx", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        _say(error.format_message())
-        code = 2
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except click.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        code = 130
-    except PlusxError as error:
-        code = _report_error(error, arguments)
-    sys.exit(code if isinstance(code, int) else 0)
+    app(prog_name="plusx")
 
 
-def _report_error(error: PlusxError, arguments: Sequence[str]) -> int:
-    """One line for people, or one JSON value; the traceback only with --debug."""
-    if "--debug" in arguments:
-        traceback.print_exception(error)
-    _say(f"plusx: {error.message} {error.hint}".rstrip(), stderr=True)
-    return int(getattr(error, "exit_code", 1))
+def _counting(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    from plusx.engine import Log
+
+    return Log(None).counting(title)
 
 
 def _say(text: str, *, stderr: bool = False) -> None:
@@ -297,6 +309,27 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
             _say(f"{row['path']}: {row['error']}", stderr=True)
         else:
             _say(f"{row['path']}: " + ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"]))
+
+
+def _print_check(report: Any) -> None:
+    splits = sorted({split for counts in report.classes.values() for split in counts}, key=_split_order)
+    _say(f"{report.n:,} examples, {len(report.classes):,} classes")
+    if len(report.classes) <= 100:
+        rows = ((name, *(f"{counts.get(s, 0):,}" for s in splits)) for name, counts in report.classes.items())
+        _print_table(("class", *splits), rows)
+    for bad in report.bad:
+        _say(f"bad: {bad['path']}: {bad['reason']}")
+    for group in report.duplicates:
+        _say(f"{'leak' if group in report.leaks else 'duplicate'} (same {group['same']}): {', '.join(group['paths'])}")
+    for warning in report.warnings:
+        _say(f"warning: {warning}")
+    found = len(report.bad) + len(report.duplicates) + len(report.warnings)
+    _say(f"{found:,} findings; nothing was changed" if found else "Nothing to report.")
+
+
+def _split_order(name: str) -> int:
+    order = ("train", "val", "test")
+    return order.index(name) if name in order else len(order)
 
 
 def _model_row(row: dict[str, Any]) -> tuple[str, ...]:

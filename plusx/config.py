@@ -155,7 +155,7 @@ class Facts:
     """What the data says about itself; recipes and automatic choices start from it."""
 
     n_train: int
-    n_val: int
+    n_val: int  # 0 when the data has no val split
     n_classes: int
     width: int  # median image width, px
     height: int  # median image height, px

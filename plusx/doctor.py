@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image, features
 
-from plusx.data import decode
+from plusx.data.decode import decode
 from plusx.models import create_model
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
@@ -54,7 +54,7 @@ def _decodes() -> str:
 def _bf16_convolution() -> str:
     """bfloat16 convolutions agree with float32 and, where the hardware has them, are faster."""
     x = torch.randn(32, 64, 32, 32).contiguous(memory_format=torch.channels_last)
-    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         exact, t32 = _timed(lambda: conv(x))
         with torch.autocast("cpu", torch.bfloat16):

@@ -39,7 +39,8 @@ class Request:
         Raises:
             ConfigError: a `--set` that names no field or has a value of another type.
         """
-        flags = {"model.name": self.model, "schedule.epochs": self.epochs, "data.size": self.size, "seed": self.seed}
+        flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
+        flags |= {"data.size": self.size, "seed": self.seed}
         changes = {key: value for key, value in flags.items() if value is not None}
         changes |= configs.parse_overrides(self.overrides)
         if changes.get("schedule.steps"):

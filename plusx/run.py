@@ -53,6 +53,7 @@ class Run:
     epochs: int
     n_train: int
     n_val: int
+    n_test: int
     watched: str
     selected: str
     best: dict[str, Any]
@@ -133,7 +134,8 @@ def train(
             "Leave data.val_fraction out.",
         )
     with claimed(folder):
-        return execute(folder, request, dataset, Log(folder))
+        log = Log(folder, tensorboard=request.changes().get("engine.tensorboard", False))
+        return execute(folder, request, dataset, log)
 
 
 def check(
@@ -356,7 +358,8 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         recipe=config.recipe,
         epochs=result.epochs,
         n_train=len(dataset.splits["train"]),
-        n_val=len(watched),
+        n_val=len(dataset.splits.get("val", ())),
+        n_test=len(dataset.splits.get("test", ())),
         watched=watched.name,
         selected=config.engine.select or "last",
         best=result.best,

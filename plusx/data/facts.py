@@ -57,7 +57,7 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
     width, height, gray = _shape(train)
     return Facts(
         n_train=len(train),
-        n_val=0 if dataset.watched is None else len(dataset.watched),
+        n_val=len(dataset.splits.get("val", ())),
         n_classes=len(dataset.classes),
         width=width,
         height=height,
