@@ -295,14 +295,15 @@ def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log
     """Train from wherever the folder stands, writing the model file whenever an evaluation is selected."""
     config, classes = plan.config, dataset.classes
     device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
-    assert watched is not None, "prepare refuses data with nothing to watch"
+    assert watched is not None, "train refuses data with nothing to watch"
+    assert config.engine.batch is not None, "the recipe or choose fills this"
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     network = make_network(config, len(classes))
     if plan.request.weights:
         for line in loaded_lines(modelfile.load_weights(network, plan.request.weights, classes)):
             log.line(f"weights: {line}")
-    common = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
+    common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     train_batches = train_loader(
         dataset.splits["train"],
         plan.preprocess,
