@@ -16,8 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import plusx
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
 
 def cpu() -> str:
@@ -41,7 +43,7 @@ def surroundings() -> dict[str, Any]:
         "load_at_start": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"plusx": plusx.__version__} | {name: metadata.version(name) for name in PACKAGES},
     }
 
 

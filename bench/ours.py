@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plusx.data.loader import Batch
 import torch
 from rich.console import Console
 
 from plusx import run
 from plusx.data import open_dataset
+from plusx.data.loader import Batch
 from plusx.engine import Log
 from plusx.plan import Request
 
