@@ -16,6 +16,7 @@ from plusx import config as configs
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, eval_loader, manifest, open_dataset, scan
 from plusx.data.dataset import listed, plural
+from plusx.data.loader import EVAL_BATCH
 from plusx.engine.infer import predict_logits
 from plusx.engine.metrics import Metrics
 from plusx.errors import ConfigError, DataError
@@ -224,11 +225,9 @@ def _measure(
     """Counts over every example once, and the wrong answers that were surest."""
     metrics = Metrics(classifier.task, len(classifier.classes))
     worst: list[tuple[float, int, int, bool]] = []  # probability, id, class answered, whether it was answered yes
-    given = {} if batch is None else {"batch": batch}
-    loader = eval_loader(
-        split, classifier.preprocess, mode=config.mode, workers=config.workers, device=classifier.device, **given
-    )
-    for logits, targets, ids in predict_logits(classifier.module, loader, classifier.device):
+    rules, device = classifier.preprocess, classifier.device
+    loader = eval_loader(split, rules, batch=batch or EVAL_BATCH, workers=config.workers, device=device)
+    for logits, targets, ids in predict_logits(classifier.module, loader, device):
         calibrated = classifier.calibrated(logits)
         metrics.update(calibrated, targets)
         worst = heapq.nlargest(WORST, [*worst, *_wrong(classifier, logits, targets, ids)])
