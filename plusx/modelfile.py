@@ -145,7 +145,7 @@ class Classifier:
 
     def _decoded(self, files: Sequence[str], ahead: int) -> Iterator[Tensor | ImageError]:
         """Each file's tensor or what is wrong with it, in order; threads decode up to `ahead` files in advance."""
-        pool = ThreadPoolExecutor(os.cpu_count(), "plusx-decode", torch.set_num_threads, (1,))
+        pool = ThreadPoolExecutor(os.cpu_count(), "plusx-decode")
         waiting: deque[Future[Tensor | ImageError]] = deque()
         try:
             for path in files:
