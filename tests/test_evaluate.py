@@ -88,7 +88,7 @@ def test_numbers_are_those_of_predict(tmp_path: Path) -> None:
 
 
 def test_the_batch_changes_no_count(tmp_path: Path) -> None:
-    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
+    data, run = pictures(tmp_path / "data" / "test", n=4), model(tmp_path / "run")
     results = [evaluate(run, data.parent, batch=batch) for batch in (1, 5, 100)]
     assert len({r.top1 for r in results}) == len({r.top5 for r in results}) == 1
 
