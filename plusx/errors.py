@@ -19,7 +19,8 @@ class PlusxError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        stop = "" if self.message.endswith((".", "?", "!")) else "."
+        return f"{self.message}{stop} {self.hint}".rstrip()
 
 
 class ConfigError(PlusxError):
