@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plusx.errors import PlusxError as PlusxError
-    from plusx.evaluate import Evaluation as Evaluation
-    from plusx.evaluate import evaluate as evaluate
+    from plusx.evaluation import Evaluation as Evaluation
+    from plusx.evaluation import evaluate as evaluate
     from plusx.modelfile import Classifier as Classifier
     from plusx.modelfile import load as load
     from plusx.models import create_model as create_model
     from plusx.models import list_models as list_models
-    from plusx.predict import predict as predict
+    from plusx.prediction import predict as predict
     from plusx.run import Run as Run
     from plusx.run import check as check
     from plusx.run import train as train
@@ -23,15 +23,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "plusx.modelfile",
-    "Evaluation": "plusx.evaluate",
+    "Evaluation": "plusx.evaluation",
     "PlusxError": "plusx.errors",
     "Run": "plusx.run",
     "check": "plusx.run",
     "create_model": "plusx.models",
-    "evaluate": "plusx.evaluate",
+    "evaluate": "plusx.evaluation",
     "list_models": "plusx.models",
     "load": "plusx.modelfile",
-    "predict": "plusx.predict",
+    "predict": "plusx.prediction",
     "train": "plusx.run",
 }
 

@@ -132,7 +132,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Exact metrics of MODEL on DATA: every example exactly once, classes matched by name."""
-    from plusx.evaluate import evaluate as run_evaluate
+    from plusx.evaluation import evaluate as run_evaluate
 
     with _counting("evaluating") as progress:
         result = run_evaluate(model, data, split=split, protocol=protocol, overrides=overrides or (), progress=progress)
@@ -151,8 +151,8 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Labels for files, folders and globs; a bad file is reported and the rest answered."""
-    from plusx.predict import predict as run_predict
-    from plusx.predict import write
+    from plusx.prediction import predict as run_predict
+    from plusx.prediction import write
 
     with _counting("predicting") as progress:
         rows = run_predict(model, paths, top=top, progress=progress)
@@ -275,7 +275,7 @@ def _percent(fraction: float) -> str:
 def _print_run(run: Any) -> None:
     result = run.to_dict()
     final, watched = result["final"], result["watched"]
-    state = "was finished before: nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
+    state = "finished before, nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
     _say(f"{result['model']} after {result['epochs']} epochs on {result['n_train']:,} images {state}")
     _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
     if run.selected == "best":

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -276,7 +277,7 @@ def _arms(hint: Any) -> tuple[Any, bool]:
 def _type_name(hint: Any) -> str:
     kind, optional = _arms(hint)
     item = typing.get_args(kind)
-    name = f"{item[0].__name__},{item[0].__name__}" if item else kind.__name__
+    name = f"{item[0].__name__},{'…' if item[-1] is Ellipsis else item[0].__name__}" if item else kind.__name__
     return f"{name} or auto" if optional else name
 
 
@@ -351,6 +352,9 @@ def _cross_problems(config: Config) -> list[str]:
         problems.append(f"engine.ema: got {config.engine.ema}, expected less than 1")
     if config.data.background > 255:
         problems.append(f"data.background: got {config.data.background}, expected 0 to 255")
+    device = config.engine.device
+    if device is not None and not re.fullmatch(r"cpu|(cuda|mps)(:\d+)?", device):
+        problems.append(f"engine.device: got {device!r}, expected cpu, cuda, cuda:1, … or mps")
     low, high = config.augment.area
     if not 0 < low <= high <= 1:
         problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")

@@ -7,8 +7,8 @@ from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data import open_dataset
-from plusx.evaluate import Evaluation, evaluate
-from plusx.predict import predict
+from plusx.evaluation import Evaluation, evaluate
+from plusx.prediction import predict
 from plusx.run import Run, train
 
 

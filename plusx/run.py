@@ -27,7 +27,7 @@ from plusx.data.dataset import Progress
 from plusx.data.facts import facts as data_facts
 from plusx.engine import FitResult, Log, Metrics, Trainer, measure, resolve_precision
 from plusx.errors import ConfigError, DataError, PlusxError
-from plusx.evaluate import Evaluation, evaluate
+from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_params, create_model
 from plusx.plan import Plan, Request, decide, read_json, read_plan, versions, write_json, write_plan
 from plusx.recipes import Choice
@@ -135,7 +135,9 @@ def train(
         )
     with claimed(folder):
         log = Log(folder, tensorboard=request.changes().get("engine.tensorboard", False))
-        return execute(folder, request, dataset, log)
+        plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
+        result = make_trainer(folder, plan, dataset, manifest_hash, log).fit()
+        return finish(folder, plan, dataset, result, log)
 
 
 def check(
@@ -190,19 +192,8 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def execute(folder: Path, request: Request, dataset: Dataset, log: Log) -> Run:
-    """Decide, or read what was decided; then fit and finish."""
-    plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
-    for note in (*dataset.notes, *plan.notes):
-        log.line(f"note: {note}")
-    for choice in plan.choices:
-        log.line(f"{choice.field} = {choice.value}: {choice.reason}")
-    result = fit(folder, plan, dataset, manifest_hash, log)
-    return finish(folder, plan, dataset, result, log)
-
-
 def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple[Plan, Dataset, str]:
-    """The plan, the data without bad files, and the hash of its manifest; new ones are written to the folder.
+    """The plan, the data without bad files, and the hash of its manifest; new ones are written and told.
 
     Raises:
         DataError: files that cannot be decoded, or data that changed since the run began.
@@ -221,6 +212,10 @@ def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple
             f"the data of {folder} changed since the run began: {changes}.",
             "Restore it, or start a new run with another --out.",
         )
+    for note in (*dataset.notes, *plan.notes):
+        log.line(f"note: {note}")
+    for choice in plan.choices:
+        log.line(f"{choice.field} = {choice.value}: {choice.reason}")
     return plan, dataset, found["hash"]
 
 
@@ -291,8 +286,8 @@ def make_network(config: Config, n_classes: int) -> Network:
     )
 
 
-def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> FitResult:
-    """Train from wherever the folder stands, writing the model file whenever an evaluation is selected."""
+def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> Trainer:
+    """The network, the batches and what to keep of them: all that training needs, with the model file as its product."""
     config, classes = plan.config, dataset.classes
     device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
     assert watched is not None, "train refuses data with nothing to watch"
@@ -338,7 +333,7 @@ def fit(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log
         folder=folder,
         on_selected=keep,
         log=log,
-    ).fit()
+    )
 
 
 def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:
@@ -369,7 +364,8 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         images_per_second=result.images_per_second,
     )
     with log.counting("evaluating the model file") as progress:
-        evaluation = evaluate(modelfile.load(folder), dataset, split=watched.name, progress=progress)
+        classifier = modelfile.load(folder, device=config.engine.device)
+        evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
     build(report_data(run, plan, dataset, evaluation, result), folder / "report.html")
     values = run.to_dict()
     write_json(folder / "result.json", {"request": plan.request.to_dict(), **values})

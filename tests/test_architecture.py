@@ -22,8 +22,8 @@ LAYERS = {
     "data": 2,
     "engine": 3,
     "modelfile": 4,
-    "evaluate": 5,
-    "predict": 5,
+    "evaluation": 5,
+    "prediction": 5,
     "export": 5,
     "serve": 6,
     "report": 6,
@@ -200,7 +200,7 @@ def test_module_keeps_the_rules(module: str) -> None:
         ("engine", "from ..data import loader", True),
         ("modelfile", "from plusx.data.loader import Batch", False),
         ("modelfile", "from plusx.recipes import small", False),
-        ("evaluate", "from plusx.predict import predict", False),
+        ("evaluation", "from plusx.prediction import predict", False),
         ("report", "from plusx.engine.trainer import fit", False),
         ("serve.app", "from plusx.run import train", False),
         ("run", "from plusx import train", False),
@@ -297,6 +297,6 @@ def test_public_names_are_few_and_import_no_torch() -> None:
 
 def test_public_names_are_functions_and_classes_whatever_was_imported() -> None:
     # Python binds a submodule to its package when it is imported: `plusx.evaluate` must stay the function.
-    code = "import plusx, plusx.run, plusx.predict; print([type(getattr(plusx, n)).__name__ for n in plusx.__all__])"
+    code = "import plusx, plusx.run, plusx.prediction; print([type(getattr(plusx, n)).__name__ for n in plusx.__all__])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert set(ast.literal_eval(out.stdout)) <= {"function", "type", "ABCMeta", "str"}

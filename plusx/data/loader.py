@@ -269,7 +269,7 @@ class _Cutter:
 
 
 class _Photos:
-    """Photos decoded by worker processes, or with none of them in this one."""
+    """Photos decoded by worker processes, or, without any, by a thread of this one."""
 
     def __init__(self, split: Split, preprocess: Preprocess, augment: AugmentConfig, seed: int, workers: int) -> None:
         self._cutter = _Cutter(split.images, preprocess, augment, seed)
@@ -279,7 +279,8 @@ class _Photos:
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
         if not self._workers:
-            yield from ((task.ids, self._cutter.cut(task)) for task in tasks)
+            with ThreadPoolExecutor(1) as pool:
+                yield from _ahead(pool, lambda task: (task.ids, self._cutter.cut(task)), tasks, 1)
             return
         pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
         try:
@@ -338,16 +339,20 @@ def _begin(cutter: _Cutter, parent: int) -> None:
     global _cutter
     _cutter = cutter
     torch.set_num_threads(1)
-    # Both reach the whole group; the training process saves first, and then ends its workers.
+    # A signal to the whole group must leave the workers alive: the training process saves first, and then ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # on Linux; elsewhere SIGTERM ends a worker, whoever sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however that ended."""
+    """End this process when its parent has ended, however that ended, or asks for it."""
     while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
+        if not hasattr(signal, "sigtimedwait"):
+            time.sleep(WATCH_SECONDS)
+        elif (told := signal.sigtimedwait({signal.SIGTERM}, WATCH_SECONDS)) and told.si_pid == parent:
+            break
     os._exit(1)
 
 
@@ -423,11 +428,8 @@ class EvalLoader:
             yield from _stacked((rules(torch.from_numpy(image)) for image in split.images), self._batch)
 
     def _loaded(self, paths: Sequence[str]) -> Iterator[Tensor]:
-        if not self._workers:
-            yield from map(self._preprocess.load, paths)
-            return
         # Threads: the decoder and the resize let go of the interpreter lock.
-        pool = ThreadPoolExecutor(self._workers, "plusx-decode", torch.set_num_threads, (1,))
+        pool = ThreadPoolExecutor(self._workers, "plusx-decode")
         try:
             yield from _ahead(pool, self._preprocess.load, paths, 4 * self._workers)
         finally:
@@ -462,7 +464,7 @@ def train_loader(
         mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
         batch: examples a step.
         seed: of order and augmentation.
-        workers: decoding processes in "photo" mode; 0 decodes in this process; None is 0.
+        workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
         device: where batches go.
         progress: called with (done, total) while files are read into memory.
 
@@ -495,7 +497,7 @@ def eval_loader(
         preprocess: the evaluation transform.
         mode: "small" keeps the results for the next time where they take at most 1 GiB.
         batch: examples a batch.
-        workers: decoding threads; 0 decodes in this one; None is one a core.
+        workers: decoding threads, at least one; None is one a core.
         device: where batches go.
     """
     size = 4 * len(split) * preprocess.channels * preprocess.size**2
@@ -503,7 +505,7 @@ def eval_loader(
         split,
         preprocess,
         batch=batch,
-        workers=(os.cpu_count() or 1) if workers is None else workers,
+        workers=max(1, (os.cpu_count() or 1) if workers is None else workers),
         device=torch.device(device),
         keep=mode == "small" and size <= KEPT_BYTES,
     )

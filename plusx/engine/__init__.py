@@ -7,4 +7,14 @@ from plusx.engine.precision import resolve as resolve_precision
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import FitResult, Trainer
 
-__all__ = ["FitResult", "Log", "Metrics", "Row", "Stopped", "Trainer", "measure", "predict_logits", "resolve_precision"]
+__all__ = [
+    "FitResult",
+    "Log",
+    "Metrics",
+    "Row",
+    "Stopped",
+    "Trainer",
+    "measure",
+    "predict_logits",
+    "resolve_precision",
+]

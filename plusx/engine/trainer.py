@@ -124,8 +124,8 @@ class Trainer:
     def fit(self) -> FitResult:
         """Trains to the end from the newest checkpoint, or from the start when there is none.
 
-        Before each step the global random state is set from (seed, step), so that what a network draws depends on
-        nothing else.
+        Before each step and evaluation the global random state is set from (seed, step), so that what a network draws
+        depends on nothing else.
 
         Raises:
             TrainingError: a loss that is not finite, a full disk, too little memory.
@@ -137,6 +137,7 @@ class Trainer:
             try:
                 while at.step < self.total or self._evaluation_due():
                     if self._evaluation_due():
+                        self._seed(at.step)
                         with signals.waiting():
                             metrics = self.evaluate(self._evaluated())
                         self._select(metrics)

@@ -21,7 +21,7 @@ from plusx.data.dataset import show
 from plusx.data.decode import decode
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
-from plusx.evaluate import Evaluation, Mistake
+from plusx.evaluation import Evaluation, Mistake
 from plusx.report.charts import Rows, curves, write_curve
 
 __all__ = ["ReportData", "build", "write_curve"]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from plusx.errors import PlusxError
-from plusx.evaluate import Evaluation, Mistake
+from plusx.evaluation import Evaluation, Mistake
 from plusx.report import ReportData, build, clean, render, wilson, write_curve
 from plusx.report.charts import MAX_POINTS, Series, curves, line_chart, ticks
 

@@ -15,9 +15,9 @@ from plusx.config import DataConfig
 from plusx.data import manifest, open_dataset
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ImageError, PlusxError
-from plusx.evaluate import Evaluation, evaluate
+from plusx.evaluation import Evaluation, evaluate
 from plusx.models import create_model
-from plusx.predict import predict
+from plusx.prediction import predict
 
 CLASSES = ["cat", "dog", "emu", "fox", "gnu", "hen"]
 RULES = Preprocess(size=8, resize=9, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)

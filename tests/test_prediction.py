@@ -16,7 +16,7 @@ from plusx.engine.infer import predict_logits
 from plusx.errors import PlusxError
 from plusx.modelfile import Classifier, Images, find_images
 from plusx.models import create_model
-from plusx.predict import predict, write
+from plusx.prediction import predict, write
 
 RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
 CLASSES = ("=1+1", "-dog", "@emu", 'a,b\n"c"', "zebra")
