@@ -1,0 +1,74 @@
+"""The engine against a plain PyTorch loop: the same bits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plusx.models import create_model
+from tests.engine.tiny import CLASSES, Train, net, run, tiny_config
+
+
+def hand_written(module: nn.Module, train: Train, epochs: int, layout: torch.memory_format) -> list[float]:
+    """What anyone would write; returns the loss of each step."""
+    module.to(memory_format=layout)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[7, 11], gamma=0.1)
+    losses = []
+    for epoch in range(epochs):
+        module.train()
+        for images, targets, _ in train.epoch(epoch):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(module(images.contiguous(memory_format=layout)), targets)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    return losses
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    return net(dropout=0.0) if name == "tiny" else create_model(name, CLASSES, width=8)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["tiny", "resnet8", "preresnet8"])
+def test_the_engine_equals_a_hand_written_loop_bit_for_bit(
+    tmp_path: Path, name: str, channels_last: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = small(name)
+    wanted = hand_written(module, Train(), 3, layout)
+    config = tiny_config(
+        schedule__name="multistep",
+        schedule__milestones=(7 / 15, 11 / 15),
+        optim__decay="all",
+        engine__channels_last=channels_last,
+    )
+    monkeypatch.setattr("tests.engine.tiny.net", lambda: small(name))
+    trainer = run(tmp_path, config)[0]
+    losses: list[float] = []
+    monkeypatch.setattr(trainer.log, "step", lambda *values: losses.append(values[4]))
+    trainer.fit()
+    assert losses == wanted
+    own = trainer.module.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in module.state_dict().items())
+
+
+def test_the_hand_written_loop_is_sensitive(tmp_path: Path) -> None:
+    """The comparison above would see one changed bit."""
+
+    def final(change: float) -> Tensor:
+        module = small("tiny")
+        with torch.no_grad():
+            module.get_parameter("fc.bias")[0] += change
+        hand_written(module, Train(), 1, torch.contiguous_format)
+        return module.get_parameter("conv1.weight").detach()
+
+    assert torch.equal(final(0.0), final(0.0))
+    assert not torch.equal(final(0.0), final(1e-7))

@@ -1,0 +1,210 @@
+"""k steps, a stop, a resume: every tensor, counter and row as in the straight run, wherever k lies."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plusx.config import Config
+from plusx.engine import checkpoint
+from plusx.engine.stop import Stopped
+from plusx.engine.trainer import Trainer
+from tests.engine.tiny import CLOCKS, Train, at_batch, run, tiny_config, without_clocks
+
+ROOT = Path(__file__).parents[2]
+CLOCK_FIELDS = {*CLOCKS, "train_seconds", "epoch_seconds"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {"schedule__warmup": 0.2},
+    "nesterov, average, micro-batches": {"optim__nesterov": True, "engine__ema": 0.9, "engine__accumulate": 3},
+    "adamw, clipping": {"optim__name": "adamw", "optim__lr": 0.01, "optim__clip_norm": 0.5},
+    "bf16, average": {"engine__precision": "bf16", "engine__ema": 0.8, "schedule__name": "cosine"},
+    "frozen body": {"optim__freeze": "body"},
+    "in steps, every second epoch": {
+        "schedule__epochs": None,
+        "schedule__steps": 13,
+        "engine__evaluate_every": 2,
+        "schedule__name": "multistep",
+        "schedule__milestones": (0.5,),
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_two_threads: None) -> None:
+    torch.set_num_threads(1)
+
+
+def clockless(value: Any) -> Any:
+    """The same without what a clock decides."""
+    if isinstance(value, dict):
+        return {k: clockless(v) for k, v in value.items() if k not in CLOCK_FIELDS}
+    return [clockless(v) for v in value] if isinstance(value, list) else value
+
+
+def final_state(folder: Path, trainer: Trainer) -> tuple[Any, dict[str, Tensor], list[dict[str, Any]], Tensor]:
+    """The document and tensors of the newest checkpoint, the rows of metrics.jsonl and the random state."""
+    newest = checkpoint.load(checkpoint.stored(folder / "checkpoints")[0])
+    live = {f"live/{name}": value for name, value in trainer.module.state_dict().items()}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return clockless(newest.document), newest.tensors | live, without_clocks(rows), torch.get_rng_state()
+
+
+def assert_same_end(folder: Path, trainer: Trainer, wanted: tuple[Any, ...]) -> None:
+    document, tensors, rows, generator = final_state(folder, trainer)
+    assert document == wanted[0]
+    assert tensors.keys() == wanted[1].keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], wanted[1][name])] == []
+    assert rows == wanted[2]
+    assert all(torch.equal(generator, own) for own in wanted[3:])
+
+
+def straight(folder: Path, config: Config) -> tuple[Trainer, list[list[int]], tuple[Any, ...]]:
+    trainer, train, _ = run(folder, config)
+    trainer.fit()
+    return trainer, train.seen, final_state(folder, trainer)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def pull_the_plug() -> None:
+    """Nothing is saved, as after kill -9."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_stopped_before_any_step(tmp_path: Path, name: str) -> None:
+    config = tiny_config(**SETTINGS[name])
+    trainer, seen, wanted = straight(tmp_path / "straight", config)
+    for k in range(trainer.total):
+        folder = tmp_path / f"stop-{k}"
+        first = Train(before=at_batch(k, terminate))
+        with pytest.raises(Stopped):
+            run(folder, config, first)[0].fit()
+        torch.rand(k + 1)  # a new process is in another random state
+        second, train, _ = run(folder, config)
+        second.fit()
+        assert first.seen + train.seen == seen  # no step lost, none repeated
+        assert_same_end(folder, second, wanted)
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_the_plug_pulled_again_and_again(tmp_path: Path, name: str) -> None:
+    config = tiny_config(engine__checkpoint_steps=2, **SETTINGS[name])
+    _, seen, wanted = straight(tmp_path / "straight", config)
+    folder, draw, repeated = tmp_path / "cut", random.Random(name), 0
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, config, train := Train(before=at_batch(draw.randrange(1, 4), pull_the_plug)))[0].fit()
+        repeated += len(train.seen)
+    last, train, _ = run(folder, config)
+    last.fit()
+    assert train.seen == seen[len(seen) - len(train.seen) :]
+    assert repeated + len(train.seen) <= len(seen) + 4 * 2
+    assert_same_end(folder, last, wanted)
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("end", [terminate, pull_the_plug])
+def test_stopped_in_an_evaluation(tmp_path: Path, end: Callable[[], None], call: int) -> None:
+    config = tiny_config(engine__ema=0.9)
+    _, seen, wanted = straight(tmp_path / "straight", config)
+    trainer, first, _ = run(tmp_path / "cut", config)
+    count = iter(range(100))
+
+    def in_the_way(module: nn.Module, _: Any) -> None:
+        if next(count) == call:  # a batch of an evaluation: two batches each
+            end()
+
+    assert trainer.average is not None
+    trainer.average.module.register_forward_pre_hook(in_the_way)
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        trainer.fit()
+    second, train, _ = run(tmp_path / "cut", config)
+    second.fit()
+    steps = len(first.seen) + len(train.seen)
+    assert steps == len(seen) if end is terminate else steps <= len(seen) + 5
+    assert_same_end(tmp_path / "cut", second, wanted)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_killed_between_the_files_of_an_evaluation(tmp_path: Path, after: int) -> None:
+    """Rows and the kept model are written before the checkpoint: a kill in between repeats them, never doubles them."""
+    config = tiny_config(engine__select="last")
+    _, _, wanted = straight(tmp_path / "straight", config)
+    trainer, _, selected = run(tmp_path / "cut", config)
+    keep = trainer.on_selected
+
+    def dying(module: nn.Module, metrics: Any, row: Any) -> None:
+        keep(module, metrics, row)
+        if len(selected) == after:
+            pull_the_plug()
+
+    trainer.on_selected = dying
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    second, _, again = run(tmp_path / "cut", config)
+    second.fit()
+    assert again[0] == selected[-1]
+    assert_same_end(tmp_path / "cut", second, wanted)
+
+
+def test_the_newest_checkpoint_damaged(tmp_path: Path) -> None:
+    config = tiny_config(engine__checkpoint_steps=2)
+    _, _, wanted = straight(tmp_path / "straight", config)
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", config, Train(before=at_batch(9, terminate)))[0].fit()
+    newest, before = checkpoint.stored(tmp_path / "cut" / "checkpoints")
+    damaged = bytearray(newest.read_bytes())
+    damaged[-5] ^= 4
+    newest.write_bytes(damaged)
+    second, train, _ = run(tmp_path / "cut", config)
+    second.fit()
+    assert len(train.seen) == 15 - 8
+    assert (
+        f"{newest.name}: damaged, its SHA-256 is another. Using {before.name}."
+        in (tmp_path / "cut" / "log.txt").read_text()
+    )
+    assert_same_end(tmp_path / "cut", second, wanted)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+from tests.engine.tiny import Train, run, tiny_config
+torch.set_num_threads(1)
+train = Train(before=lambda epoch, step: time.sleep(0.02))
+print("ready", flush=True)
+run(Path(sys.argv[1]), tiny_config(schedule__epochs=6, engine__ema=0.9, engine__checkpoint_steps=2), train)[0].fit()
+"""
+
+
+def test_killed_for_real(tmp_path: Path) -> None:
+    """SIGKILL at random moments of a process that trains and saves, three times; the fourth may finish."""
+    config = tiny_config(schedule__epochs=6, engine__ema=0.9, engine__checkpoint_steps=2)
+    _, _, wanted = straight(tmp_path / "straight", config)
+    draw = random.Random(0)
+    for kills in range(4):
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "cut")]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            if kills < 3:
+                time.sleep(draw.uniform(0.1, 0.4))
+                process.kill()
+        assert process.returncode == (-signal.SIGKILL if kills < 3 else 0)
+    last = run(tmp_path / "cut", config)[0]
+    last.fit()
+    assert_same_end(tmp_path / "cut", last, wanted[:3])
