@@ -18,9 +18,16 @@ from typing import Any
 from plusx.errors import ConfigError
 
 
-def option(doc: str, default: Any = MISSING, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
-    """A field with its documentation, its allowed values (`choices`) or its smallest value (`low`)."""
-    metadata = {"doc": doc, "choices": choices, "low": low}
+def option(
+    doc: str,
+    default: Any = MISSING,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field with its documentation, its allowed values (`choices`), or its smallest value and a bound above it."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "below": below}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -36,12 +43,12 @@ class DataConfig:
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
     normalize: str = option("mean and standard deviation", "channel", choices=("channel", "imagenet", "none"))
     val_fraction: float | None = option(
-        "share of the training examples held out where no val split is given", None, low=0
+        "share of the training examples held out where no val split is given", None, low=0, below=1
     )
     split_seed: int = option("seed of that split", 0, low=0)
     workers: int | None = option("decoding processes", None, low=0)
     max_pixels: int = option("largest image accepted, from its header", 50_000_000, low=1)
-    background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0)
+    background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0, below=256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,7 @@ class OptimConfig:
         "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
     )
     clip_norm: float | None = option("largest gradient norm", None, low=0)
-    label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0)
+    label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0, below=1)
     body_lr: float = option("learning rate of all but the head, as a share of lr", 1.0, low=0)
     freeze: str = option("parts that do not train", "none", choices=("none", "body"))
 
@@ -101,8 +108,8 @@ class ScheduleConfig:
     name: str = option("shape", choices=("multistep", "cosine", "linear"))
     epochs: int | None = option("length of the run in epochs", None, low=1)
     steps: int | None = option("length of the run in steps, instead of epochs", None, low=1)
-    warmup: float = option("share of the run that rises linearly to the peak", 0.0, low=0)
-    milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0)
+    warmup: float = option("share of the run that rises linearly to the peak", 0.0, low=0, below=1)
+    milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0, below=1)
     factor: float = option("decay factor at each milestone", 0.1, low=0)
     final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0)
 
@@ -116,7 +123,7 @@ class EngineConfig:
     precision: str = option("arithmetic of convolutions in training", "auto", choices=("auto", "fp32", "bf16"))
     channels_last: bool = option("memory format N H W C", True)
     compile: bool = option("torch.compile the network", False)
-    ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0)
+    ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0, below=1)
     evaluate_every: int = option("epochs between evaluations", 1, low=1)
     select: str | None = option("which evaluation's weights become the model file", None, choices=("best", "last"))
     checkpoint_steps: int | None = option("steps between checkpoints, besides the one at each epoch's end", None, low=1)
@@ -146,8 +153,8 @@ class Config:
 
     def __post_init__(self) -> None:
         problems = [p for name, section in sections(self).items() for p in _section_problems(name, section)]
-        problems += _field_problems("", self, ("recipe", "seed")) + _cross_problems(self)
-        if problems:
+        problems += _field_problems("", self, ("recipe", "seed"))
+        if problems := problems or _cross_problems(self):
             raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
 
 
@@ -331,30 +338,23 @@ def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
         return str(kind.__name__)
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
-    low = metadata["low"]
-    return f"at least {low:g}" if low is not None and value < low else ""
+    low, below = metadata["low"], metadata["below"]
+    limits = [f"at least {low:g}"] * math.isfinite(low) + [f"below {below:g}"] * math.isfinite(below)
+    return "" if kind not in (int, float) or low <= value < below else " and ".join(limits)
 
 
 def _cross_problems(config: Config) -> list[str]:
-    """Rules between fields."""
+    """Rules between fields that each fit alone."""
     s, problems = config.schedule, []
     if (s.epochs is None) == (s.steps is None):
         problems.append("schedule: got epochs and steps both or neither, expected one of them")
-    if s.warmup > 1:
-        problems.append(f"schedule.warmup: got {s.warmup}, expected a share of the run, 0 to 1")
-    if list(s.milestones) != sorted(s.milestones) or any(m > 1 for m in s.milestones):
-        problems.append(f"schedule.milestones: got {s.milestones}, expected rising shares of the run, 0 to 1")
-    if config.data.val_fraction is not None and config.data.val_fraction >= 1:
-        problems.append(f"data.val_fraction: got {config.data.val_fraction}, expected less than 1")
-    if config.optim.label_smoothing >= 1:
-        problems.append(f"optim.label_smoothing: got {config.optim.label_smoothing}, expected less than 1")
-    if config.engine.ema >= 1:
-        problems.append(f"engine.ema: got {config.engine.ema}, expected less than 1")
-    if config.data.background > 255:
-        problems.append(f"data.background: got {config.data.background}, expected 0 to 255")
+    if list(s.milestones) != sorted(s.milestones):
+        problems.append(f"schedule.milestones: got {s.milestones}, expected rising shares of the run")
     device = config.engine.device
     if device is not None and not re.fullmatch(r"cpu|(cuda|mps)(:\d+)?", device):
         problems.append(f"engine.device: got {device!r}, expected cpu, cuda, cuda:1, … or mps")
+    if config.data.channels not in (None, 1, 3):
+        problems.append(f"data.channels: got {config.data.channels}, expected 1, 3 or auto")
     low, high = config.augment.area
     if not 0 < low <= high <= 1:
         problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")

@@ -72,7 +72,7 @@ def _size(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
         side = min(max(facts.width, facts.height), SMALL_SIDE)
         return max(side, 8), f"images are {facts.width} x {facts.height} px (median)"
     side = max(32, min(facts.width, facts.height) // 32 * 32)
-    if machine.device == "cpu" and side >= 128:
+    if config.engine.device == "cpu" and side >= 128:
         return 128, "a third of the time of 224 px on a CPU; --size 224 sees more detail"
     return min(224, side), "the paper's crop" if side >= 224 else "the images' shorter side, in steps of 32 px"
 
@@ -125,7 +125,7 @@ def _width(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, 
 def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     if config.data.mode == "small":
         return SMALL_MODEL, "the best accuracy per minute of the networks measured on small images"
-    if machine.device == "cuda" and facts.n_train >= 20_000:
+    if config.engine.device != "cpu" and facts.n_train >= 20_000:
         return "resnet50-v1.5", f"{facts.n_train:,} photos feed 50 layers on a GPU"
     return "resnet18", "18 layers suit the number of photos and the device"
 
