@@ -60,7 +60,7 @@ def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, d
 
         run.train_loader = timed_loader  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:
-            run.fit(Path(folder), plan, dataset, manifest_hash, log)
+            run.make_trainer(Path(folder), plan, dataset, manifest_hash, log).fit()
         return loaders[0].images / (loaders[0].end - loaders[0].start)
 
     engine = plan.config.engine

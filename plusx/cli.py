@@ -5,7 +5,10 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 """
 
 import functools
+import importlib.metadata
 import json
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Residual networks from a folder of images to production: y = F(x) + x.",
 )
 
 Data = Annotated[
@@ -47,6 +49,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**options)
         except KeyboardInterrupt:
+            _say("plusx: stopped by Ctrl-C.", stderr=True)
             raise typer.Exit(130) from None
         except PlusxError as error:
             _tell(error, **options)
@@ -64,13 +67,31 @@ def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) ->
         _print_json({"error": error.message, "hint": error.hint})
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _say(f"plusx {importlib.metadata.version('plusx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def plusx(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Residual networks from a folder of images to production: y = F(x) + x."""
+
+
 @command
 def demo(
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("demo"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train on a small real image folder, evaluate, predict, and show what to run next."""
+    """Train on a small folder of real images and use the result.
+
+    Writes scikit-learn's digits as an image folder, trains, evaluates, predicts, and shows what to run next.
+    """
     from plusx.demo import demo as run_demo
 
     run, evaluation, predictions = run_demo(out)
@@ -80,8 +101,8 @@ def demo(
     _print_evaluation(evaluation)
     _print_predictions(predictions)
     _say(f"Open {run.report}")
-    _say(f"Next: plusx predict {run.folder} {out}/digits/test/7    labels for any files or folders")
-    _say("      plusx train YOUR_FOLDER              the same on your own images: one sub-folder per class")
+    _say(f"Next: plusx predict {_quoted(run.folder)} {_quoted(out / 'digits' / 'test' / '7')}")
+    _say("      plusx train YOUR_FOLDER    the same on your own images: one sub-folder for each class")
 
 
 @command
@@ -99,7 +120,10 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train on DATA and write a run folder; the same command on an unfinished RUN continues it."""
+    """Train on images and write a run folder.
+
+    The same command on an unfinished RUN continues it; on a finished one it does nothing.
+    """
     from plusx.run import train as run_train
 
     result = run_train(
@@ -118,7 +142,7 @@ def train(
         return _print_json(result.to_dict())
     _print_run(result)
     _say(f"Open {result.report}")
-    _say(f"Next: plusx predict {result.folder} FILES…")
+    _say(f"Next: plusx predict {_quoted(result.folder)} FILES…")
 
 
 @command
@@ -131,7 +155,10 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Exact metrics of MODEL on DATA: every example exactly once, classes matched by name."""
+    """Exact metrics of a model on images with labels.
+
+    Every example counts exactly once; classes are matched by name.
+    """
     from plusx.evaluation import evaluate as run_evaluate
 
     with _counting("evaluating") as progress:
@@ -150,10 +177,15 @@ def predict(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Labels for files, folders and globs; a bad file is reported and the rest answered."""
-    from plusx.prediction import predict as run_predict
-    from plusx.prediction import write
+    """Labels for image files, folders and globs.
 
+    A file that cannot be read is reported, the rest answered, and the exit code is 1.
+    """
+    from plusx.prediction import predict as run_predict
+    from plusx.prediction import write, writer
+
+    if out is not None:
+        writer(out)  # an impossible name is told before the work
     with _counting("predicting") as progress:
         rows = run_predict(model, paths, top=top, progress=progress)
     if out is not None:
@@ -164,13 +196,17 @@ def predict(
     elif out is None:
         _print_predictions(rows)
     if bad := sum("error" in row for row in rows):
-        _say(f"plusx: {bad:,} of {len(rows):,} files could not be read; the others are answered.", stderr=True)
+        rest = "" if bad == len(rows) else "; the others are answered"
+        _say(f"plusx: {bad:,} of {len(rows):,} files could not be read{rest}.", stderr=True)
         raise typer.Exit(1)
 
 
 @command
 def check(data: Data, overrides: Set = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Read every file of DATA and report what is unreadable, odd, duplicate or leaking; change nothing."""
+    """Report bad, odd and duplicate images; change nothing.
+
+    Reads every file: unreadable and odd ones, duplicates, and images that leak from one split to another.
+    """
     from plusx.run import check as run_check
 
     with _counting("reading images") as progress:
@@ -200,7 +236,7 @@ def recipes(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the recipes, or with --fields every field of a configuration."""
+    """List the recipes; with --fields, what --set takes."""
     from plusx import config
     from plusx.recipes import describe
 
@@ -219,7 +255,7 @@ def recipes(
 
 @command
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Show versions, devices and the fast paths in use, with a self-check of them."""
+    """Show versions and devices, and check the fast paths."""
     from plusx.doctor import examine
 
     report = examine()
@@ -227,14 +263,18 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         _print_json(report)
     else:
         _print_table(("what", "found"), ((key, str(value)) for key, value in report.items() if key != "checks"))
-        _print_table(("self-check", "result", "detail"), (tuple(map(str, row.values())) for row in report["checks"]))
+        rows = ((row["check"], "ok" if row["ok"] else "failed", row["detail"]) for row in report["checks"])
+        _print_table(("self-check", "result", "detail"), rows)
     if not all(row["ok"] for row in report["checks"]):
         _say("plusx: a self-check failed; re-install the versions in constraints.txt.", stderr=True)
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; what a signal ends is still cleaned up."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     app(prog_name="plusx")
 
 
@@ -268,6 +308,10 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
@@ -276,7 +320,8 @@ def _print_run(run: Any) -> None:
     result = run.to_dict()
     final, watched = result["final"], result["watched"]
     state = "finished before, nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
-    _say(f"{result['model']} after {result['epochs']} epochs on {result['n_train']:,} images {state}")
+    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
+    _say(f"{result['model']}, {epochs} on {result['n_train']:,} images: {state}")
     _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
     if run.selected == "best":
         best = result["best"]
@@ -324,7 +369,7 @@ def _print_check(report: Any) -> None:
     for warning in report.warnings:
         _say(f"warning: {warning}")
     found = len(report.bad) + len(report.duplicates) + len(report.warnings)
-    _say(f"{found:,} findings; nothing was changed" if found else "Nothing to report.")
+    _say(f"{found:,} finding{'s' * (found != 1)}; nothing was changed." if found else "Nothing to report.")
 
 
 def _split_order(name: str) -> int:

@@ -287,7 +287,7 @@ def make_network(config: Config, n_classes: int) -> Network:
 
 
 def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> Trainer:
-    """The network, the batches and what to keep of them: all that training needs, with the model file as its product."""
+    """Network, batches, evaluation, and what becomes the model file: all that training needs."""
     config, classes = plan.config, dataset.classes
     device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
     assert watched is not None, "train refuses data with nothing to watch"

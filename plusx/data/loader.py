@@ -4,16 +4,16 @@ What an epoch yields is a function of (seed, epoch, position) alone: example ord
 (`sampling`), so any number of workers gives the same pixels and an epoch can start in its middle.
 """
 
+import contextlib
 import itertools
-import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -54,6 +54,7 @@ KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in mem
 EVAL_BATCH = 128
 RANDOM_CROPS = ("resized", "scale")
 CLOSING_SECONDS = 5.0  # that a worker gets to finish its batch when an epoch is closed early
+SILENT_SECONDS = 300.0  # after which a worker counts as hung
 WATCH_SECONDS = 0.2  # between a worker's looks at whether the training process lives
 
 
@@ -295,29 +296,36 @@ class _Photos:
 
 
 class _Workers:
-    """Processes that decode ahead. They leave signals to the training process and end when it does."""
+    """Processes that decode ahead. Each has a pipe of its own and shares no lock, so one that dies blocks no other."""
 
     def __init__(self, cutter: _Cutter, count: int) -> None:
-        others = set(multiprocessing.active_children())
-        # torch's context passes tensors through shared memory.
-        self._pool = ProcessPoolExecutor(count, torch.multiprocessing.get_context(), _begin, (cutter, os.getpid()))
-        self._ahead = 2 * count
-        self._pool.submit(os.getpid).result()
-        self._processes = set(multiprocessing.active_children()) - others
+        context = torch.multiprocessing.get_context()  # passes tensors through shared memory
+        self._processes, self._pipes = [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(cutter, theirs, os.getpid()), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
 
     def results(self, tasks: Iterator[_Task]) -> Iterator[tuple[Ids, Tensor]]:
         """The pixels of each task, in order.
 
         Raises:
             ImageError: a file that cannot be decoded.
-            TrainingError: a process died.
+            TrainingError: a process died, or does not answer.
         """
+        waiting: deque[tuple[Ids, Any]] = deque()
         try:
-            for ids, pixels in _ahead(self._pool, _work, tasks, self._ahead):
-                if isinstance(pixels, _Bad):
-                    raise ImageError(pixels.path, pixels.reason)
-                yield ids, pixels
-        except BrokenProcessPool as error:
+            for task, pipe in zip(tasks, itertools.cycle(self._pipes), strict=False):
+                pipe.send(task)
+                waiting.append((task.ids, pipe))
+                if len(waiting) > 2 * len(self._pipes):
+                    yield _answer(*waiting.popleft())
+            while waiting:
+                yield _answer(*waiting.popleft())
+        except (OSError, EOFError) as error:
             raise TrainingError(
                 "A decoding process died.",
                 "Most often memory or shared memory (/dev/shm) ran out; --set data.workers=0 needs neither.",
@@ -325,42 +333,51 @@ class _Workers:
 
     def close(self) -> None:
         """End the processes: each may finish the batch at hand, but not for long."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pipe in self._pipes:
+            pipe.close()
         for process in self._processes:
             process.join(CLOSING_SECONDS)
             process.kill()
 
 
-_cutter: _Cutter  # in a worker process
+def _answer(ids: Ids, pipe: Any) -> tuple[Ids, Tensor]:
+    """What a worker sends back for a task."""
+    if not pipe.poll(SILENT_SECONDS):
+        raise TrainingError(
+            f"A decoding process has been silent for {SILENT_SECONDS:.0f} s.",
+            "See whether its files can still be read; --set data.workers=0 reads them in the training process.",
+        )
+    found = pipe.recv()
+    if isinstance(found, _Bad):
+        raise ImageError(found.path, found.reason)
+    return ids, found
 
 
-def _begin(cutter: _Cutter, parent: int) -> None:
-    """Start a worker process."""
-    global _cutter
-    _cutter = cutter
+def _serve(cutter: _Cutter, pipe: Any, parent: int) -> None:
+    """The life of a worker process."""
     torch.set_num_threads(1)
     # A signal to the whole group must leave the workers alive: the training process saves first, and then ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):  # on Linux; elsewhere SIGTERM ends a worker, whoever sent it
+    if sys.platform == "linux":  # elsewhere SIGTERM ends a worker, whoever sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with contextlib.suppress(OSError, EOFError):  # the other end was closed
+        while True:
+            task = pipe.recv()
+            try:
+                pipe.send(cutter.cut(task))
+            except ImageError as error:
+                pipe.send(_Bad(error.path, error.reason))
 
 
 def _end_with(parent: int) -> None:
     """End this process when its parent has ended, however that ended, or asks for it."""
     while os.getppid() == parent:
-        if not hasattr(signal, "sigtimedwait"):
+        if sys.platform != "linux":
             time.sleep(WATCH_SECONDS)
         elif (told := signal.sigtimedwait({signal.SIGTERM}, WATCH_SECONDS)) and told.si_pid == parent:
             break
     os._exit(1)
-
-
-def _work(task: _Task) -> tuple[Ids, Tensor | _Bad]:
-    try:
-        return task.ids, _cutter.cut(task)
-    except ImageError as error:
-        return task.ids, _Bad(error.path, error.reason)
 
 
 def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
