@@ -7,6 +7,7 @@ from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data import open_dataset
+from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.prediction import predict
 from plusx.run import Run, train
@@ -20,8 +21,14 @@ def demo(out: Path) -> tuple[Run, Evaluation, list[dict[str, Any]]]:
 
     Returns:
         The run, its exact metrics on the test split, and the labels of one test image of each class.
+
+    Raises:
+        PlusxError: the folder cannot be written, or holds another run.
     """
-    folder = write_digits(out / "digits")
+    try:
+        folder = write_digits(out / "digits")
+    except OSError as error:
+        raise PlusxError(f"{out}: cannot be written: {error.strerror}.", "Name another folder with --out.") from error
     run = train(str(folder), out=out / "run")
     evaluation = evaluate(str(run.folder), str(folder), split="test")
     firsts = [str(next(iter(sorted(kind.iterdir())))) for kind in sorted((folder / "test").iterdir())]

@@ -13,7 +13,8 @@ import torch
 from plusx import config as configs
 from plusx.config import Config, DataConfig, Facts
 from plusx.data import Preprocess
-from plusx.errors import ConfigError, ModelFileError
+from plusx.engine.tensorfile import replacing
+from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
 
 FORMAT = 1
@@ -131,7 +132,7 @@ def read_plan(path: Path, request: Request) -> Plan:
     if differ:
         raise ConfigError(
             f"{path.parent} holds a run of another command: {'; '.join(differ)}.",
-            "Repeat that command to continue it, or name another folder with --out.",
+            "Repeat that command to continue it, name another folder with --out, or delete this one.",
         )
     return Plan(
         request=recorded,
@@ -144,15 +145,18 @@ def read_plan(path: Path, request: Request) -> Plan:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a crash leaves the old file or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write JSON so that a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        PlusxError: a full disk or another failure of the file system.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=indent) + "\n")
+    except OSError as error:
+        message = f"{path}: cannot be written: {error.strerror or error}."
+        raise PlusxError(message, "Check the disk and its space.") from error
 
 
 def read_json(path: Path) -> Any:

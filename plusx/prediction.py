@@ -50,6 +50,19 @@ def predict(
     return answers
 
 
+def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
+    """What writes a file with the suffix of `path`.
+
+    Raises:
+        PlusxError: none of .csv, .jsonl and .parquet.
+    """
+    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    suffix = Path(path).suffix
+    if suffix not in writers:
+        raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.")
+    return writers[suffix]
+
+
 def write(answers: Sequence[Answer], path: str | Path) -> None:
     """Writes answers as .csv, .jsonl or .parquet, whole or not at all.
 
@@ -59,13 +72,10 @@ def write(answers: Sequence[Answer], path: str | Path) -> None:
     Raises:
         PlusxError: another suffix, or a file that cannot be written.
     """
-    path = Path(path)
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise PlusxError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(writers)}.")
+    write_rows = writer(path)
     try:
-        with replacing(path) as temporary:
-            writers[path.suffix](answers, temporary)
+        with replacing(Path(path)) as temporary:
+            write_rows(answers, temporary)
     except OSError as error:
         raise PlusxError(f"{path}: cannot be written: {error.strerror or error}.", "Choose another --out.") from error
 

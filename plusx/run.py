@@ -8,8 +8,9 @@ import dataclasses
 import fcntl
 import os
 import platform
+import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from plusx.config import Config, DataConfig
 from plusx.data import Dataset, Preprocess, channel_statistics, eval_loader, manifest, open_dataset, scan, train_loader
 from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
-from plusx.data.dataset import Progress
+from plusx.data.dataset import Progress, listed
 from plusx.data.facts import facts as data_facts
 from plusx.engine import FitResult, Log, Metrics, Trainer, measure, resolve_precision
 from plusx.errors import ConfigError, DataError, PlusxError
@@ -112,7 +113,7 @@ def train(
         Stopped: after a signal, when the state is saved.
     """
     request = Request(
-        data=os.fspath(data),
+        data=os.fspath(data).rstrip("/") or "/",  # a shell's completion adds the slash
         model=model,
         recipe=recipe,
         weights=weights,
@@ -125,6 +126,8 @@ def train(
     folder = Path(out) if out is not None else default_folder(request)
     if resume and not (folder / "config.json").exists():
         raise ConfigError(f"--resume: {folder} holds no run.", "Leave --resume out to start one.")
+    if os.path.isdir(request.data) and folder.resolve().is_relative_to(Path(request.data).resolve()):
+        raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
     if (finished := finished_run(folder, request)) is not None:
         return finished
     dataset = open_dataset(request.data, data_config)
@@ -155,12 +158,13 @@ def check(
 
 def default_folder(request: Request) -> Path:
     """`runs/<data>`, or the first of `runs/<data>-2`, … that is free or holds this very request."""
-    name = Path(request.data).resolve().stem if os.path.exists(request.data) else request.data
+    path = Path(request.data).resolve()
+    name = path.name if path.is_dir() else path.stem if path.exists() else request.data
     i = 1
     while True:
         folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
-        path = folder / "config.json"
-        if not path.exists() or read_json(path).get("request") == request.to_dict():
+        made = folder / "config.json"
+        if not made.exists() or read_json(made).get("request") == request.to_dict():
             return folder
         i += 1
 
@@ -169,27 +173,42 @@ def default_folder(request: Request) -> Path:
 def claimed(folder: Path) -> Iterator[None]:
     """Make the run folder and keep other processes out; the system lets go of the lock when this process dies.
 
+    What ends before anything was decided leaves no folder behind.
+
     Raises:
         PlusxError: the folder cannot be written, or another live process has it.
     """
+    path, new = folder / "lock", [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a+")
+        others = {p.name for p in folder.iterdir() if p.name[0] != "."} - {"lock", "manifest.json"}
+        if others and not (folder / "config.json").exists():
+            raise ConfigError(f"{folder} holds no run but {listed(sorted(others))}.", "Name a new folder with --out.")
+        lock = path.open("a+")
     except OSError as error:
         raise PlusxError(f"{folder}: {error.strerror}.", "Name another run folder with --out.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())  # not one that its owner just removed
         except OSError:
+            ours = False
+        if not ours:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
-            raise PlusxError(
-                f"{folder} is in use by {owner}.", "Wait for it, or name another one with --out."
-            ) from None
+            raise PlusxError(f"{folder} is in use by {owner}.", "Wait for it, or name another one with --out.")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not (folder / "config.json").exists():
+                with suppress(OSError):
+                    for left in (folder / "manifest.json", path):
+                        left.unlink(missing_ok=True)
+                    for made in new:
+                        made.rmdir()
 
 
 def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple[Plan, Dataset, str]:
@@ -205,7 +224,7 @@ def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple
         found = manifest.build(dataset, data_config, progress)
     if plan is None:
         plan = decide_all(request, dataset, log)
-        write_json(folder / "manifest.json", found)
+        write_json(folder / "manifest.json", found, indent=None)
         write_plan(path, plan)
     elif any(changes := manifest.compare(read_json(folder / "manifest.json"), found)):
         raise DataError(
@@ -224,7 +243,14 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     known = data_facts(dataset, request.data_config())
     config, choices = decide(request, known)
     preprocess, notes = make_preprocess(config.data, dataset, log)
-    network = make_network(config, len(dataset.classes)).to(config.engine.device or "cpu")
+    network = make_network(config, len(dataset.classes))
+    if request.weights:  # unusable ones are told before the run is decided
+        modelfile.load_weights(network, request.weights, dataset.classes)
+    try:
+        network.to(config.engine.device or "cpu")
+    except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
+        message = f"engine.device: got {config.engine.device!r}: {str(error).splitlines()[0]}"
+        raise ConfigError(message, "Leave it out to take what is there.") from error
     batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
     shape = (batch, preprocess.channels, preprocess.size, preprocess.size)
     precision, reason = resolve_precision(config.engine.precision, network, shape, config.engine.channels_last)
@@ -400,9 +426,12 @@ def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, 
         config={name: dataclasses.asdict(section) for name, section in configs.sections(config).items()},
         environment={**plan.versions, "system": platform.platform()},
         commands=[
-            ("Exact metrics on data with labels", f"plusx evaluate {run.folder} {plan.request.data}"),
-            ("Labels for files and folders", f"plusx predict {run.folder} FILES"),
-            ("From Python", f'plusx.load("{run.folder}").predict(["photo.jpg"])'),
+            (
+                "Exact metrics on data with labels",
+                shlex.join(["plusx", "evaluate", str(run.folder), plan.request.data]),
+            ),
+            ("Labels for files and folders", f"plusx predict {shlex.quote(str(run.folder))} FILES"),
+            ("From Python", f'plusx.load({str(run.folder)!r}).predict(["photo.jpg"])'),
         ],
     )
 

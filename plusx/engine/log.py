@@ -1,6 +1,7 @@
 """What a run tells: a progress bar or plain lines on stderr, log.txt, metrics.jsonl, TensorBoard events."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,7 +118,7 @@ class Log:
 def describe(rows: Sequence[Mapping[str, Any]], epochs: float) -> str:
     """A line for people about the rows of one step: accuracy in percent, and error beside it as the paper has it."""
     first = rows[0]
-    parts = [f"epoch {first['epoch']}/{epochs:g}"]
+    parts = [f"epoch {first['epoch']}/{math.ceil(epochs)}"]
     for row in rows:
         parts.append(f"{row['split']} loss {row['loss']:.4f} top-1 {row['top1']:.2%} (error {1 - row['top1']:.2%})")
     parts.append(f"lr {first['lr']:.3g}  {first['images_per_second']:,.0f} images/s  {first['seconds']:,.0f} s")

@@ -26,7 +26,7 @@ from plusx.engine.optim import (
 )
 from plusx.engine.schedule import learning_factor
 from plusx.engine.step import Batch, train_step
-from plusx.engine.stop import Interrupt, Stopped, StopSignals
+from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.errors import ModelFileError, PlusxError, TrainingError
 
 
@@ -331,7 +331,7 @@ class Trainer:
                 self.log.line(str(failed))
         if signal is not None and isinstance(error, Interrupt):
             raise Stopped(
-                f"stopped by signal {signal} after step {self.at.step:,} of {self.total:,}.", signal
+                f"stopped by {SIGNALS[signal]} after step {self.at.step:,} of {self.total:,}.", signal
             ) from None
 
     def _result(self) -> FitResult:
