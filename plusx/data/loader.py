@@ -280,8 +280,8 @@ class _Photos:
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
         if not self._workers:
-            with ThreadPoolExecutor(1) as pool:
-                yield from _ahead(pool, lambda task: (task.ids, self._cutter.cut(task)), tasks, 1)
+            with ThreadPoolExecutor(1) as thread:
+                yield from _ahead(thread, lambda task: (task.ids, self._cutter.cut(task)), tasks, 1)
             return
         pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
         try:
@@ -303,11 +303,11 @@ class _Workers:
         self._processes, self._pipes = [], []
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(cutter, theirs, os.getpid()), daemon=True)
+            self._pipes.append(ours)
+            process = context.Process(target=_serve, args=(cutter, theirs, self._pipes, os.getpid()), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
-            self._pipes.append(ours)
 
     def results(self, tasks: Iterator[_Task]) -> Iterator[tuple[Ids, Tensor]]:
         """The pixels of each task, in order.
@@ -353,8 +353,10 @@ def _answer(ids: Ids, pipe: Any) -> tuple[Ids, Tensor]:
     return ids, found
 
 
-def _serve(cutter: _Cutter, pipe: Any, parent: int) -> None:
-    """The life of a worker process."""
+def _serve(cutter: _Cutter, pipe: Any, others: list[Any], parent: int) -> None:
+    """The life of a worker process; `others` are its copies of the parent's ends, which would keep its own one open."""
+    for other in others:
+        other.close()
     torch.set_num_threads(1)
     # A signal to the whole group must leave the workers alive: the training process saves first, and then ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
