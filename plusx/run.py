@@ -26,7 +26,7 @@ from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress, listed
 from plusx.data.facts import facts as data_facts
-from plusx.engine import FitResult, Log, Metrics, Trainer, measure, resolve_precision
+from plusx.engine import FitResult, Log, Metrics, Trainer, fit_temperature, measure, predict_logits, resolve_precision
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_params, create_model
@@ -140,6 +140,7 @@ def train(
         log = Log(folder, tensorboard=request.changes().get("engine.tensorboard", False))
         plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
         result = make_trainer(folder, plan, dataset, manifest_hash, log).fit()
+        calibrate(folder, plan, dataset, manifest_hash, log)
         return finish(folder, plan, dataset, result, log)
 
 
@@ -337,17 +338,8 @@ def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str,
     eval_batches = eval_loader(watched, plan.preprocess, **common)
 
     def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
-        modelfile.save(
-            folder / modelfile.FILE_NAME,
-            module,
-            classes=classes,
-            task=dataset.task,
-            preprocess=plan.preprocess,
-            metrics={"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()},
-            recipe=config.recipe,
-            config=configs.to_dict(config),
-            manifest_hash=manifest_hash,
-        )
+        measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}
+        write_model(folder, plan, dataset, manifest_hash, module, measured)
 
     return Trainer(
         network.to(device),
@@ -360,6 +352,44 @@ def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str,
         on_selected=keep,
         log=log,
     )
+
+
+def write_model(
+    folder: Path,
+    plan: Plan,
+    dataset: Dataset,
+    manifest_hash: str,
+    module: nn.Module,
+    metrics: dict[str, Any],
+    temperature: float | None = None,
+) -> None:
+    """Write the run's model file."""
+    modelfile.save(
+        folder / modelfile.FILE_NAME,
+        module,
+        classes=dataset.classes,
+        task=dataset.task,
+        preprocess=plan.preprocess,
+        metrics=metrics,
+        recipe=plan.config.recipe,
+        config=configs.to_dict(plan.config),
+        manifest_hash=manifest_hash,
+        temperature=temperature,
+    )
+
+
+def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> None:
+    """Give the model file the temperature at which its probabilities fit the val split; answers stay the same."""
+    if "val" not in dataset.splits or dataset.task != "single":
+        return  # a test split may not choose anything, and labels of their own have no common softmax
+    classifier = modelfile.load(folder, device=plan.config.engine.device)
+    batches = eval_loader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
+    answers = [
+        (logits, targets) for logits, targets, _ in predict_logits(classifier.module, batches, classifier.device)
+    ]
+    temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
+    write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
+    log.line(f"calibrated on val: temperature {temperature:.3f}")
 
 
 def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:

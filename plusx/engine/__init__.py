@@ -1,5 +1,6 @@
 """Training and inference: the step, the loop, and what they stand on. Models and data come in as arguments."""
 
+from plusx.engine.calibration import fit_temperature
 from plusx.engine.infer import measure, predict_logits
 from plusx.engine.log import Log, Row
 from plusx.engine.metrics import Metrics
@@ -14,6 +15,7 @@ __all__ = [
     "Row",
     "Stopped",
     "Trainer",
+    "fit_temperature",
     "measure",
     "predict_logits",
     "resolve_precision",
