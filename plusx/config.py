@@ -18,6 +18,9 @@ from typing import Any
 from plusx.errors import ConfigError
 
 
+KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+
+
 def option(
     doc: str,
     default: Any = MISSING,
@@ -284,7 +287,7 @@ def _arms(hint: Any) -> tuple[Any, bool]:
 def _type_name(hint: Any) -> str:
     kind, optional = _arms(hint)
     item = typing.get_args(kind)
-    name = f"{item[0].__name__},{'…' if item[-1] is Ellipsis else item[0].__name__}" if item else kind.__name__
+    name = f"{KINDS[item[0]]}s a,b{',…' if item[-1] is Ellipsis else ''}" if item else KINDS[kind]
     return f"{name} or auto" if optional else name
 
 
@@ -335,7 +338,7 @@ def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
         return "" if value in metadata["choices"] else "one of " + ", ".join(metadata["choices"])
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        return str(kind.__name__)
+        return KINDS[kind]
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     low, below = metadata["low"], metadata["below"]

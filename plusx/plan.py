@@ -122,27 +122,30 @@ def read_plan(path: Path, request: Request) -> Plan:
         ModelFileError: the file is damaged or of a newer format.
     """
     plain = read_json(path)
-    if plain.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path}: format {plain.get('format')}, this version reads {FORMAT}.", "Use another --out."
+    try:
+        if plain["format"] != FORMAT:
+            message = f"{path}: format {plain['format']}, this version reads {FORMAT}."
+            raise ModelFileError(message, "Use another --out.")
+        recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
+        old, new = recorded.to_dict(), request.to_dict()
+        differ = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
+        if differ:
+            raise ConfigError(
+                f"{path.parent} holds a run of another command: {'; '.join(differ)}.",
+                "Repeat that command to continue it, name another folder with --out, or delete this one.",
+            )
+        return Plan(
+            request=recorded,
+            config=configs.from_dict(plain["config"]),
+            choices=tuple(Choice(**choice) for choice in plain["choices"]),
+            facts=Facts(**plain["facts"]),
+            notes=tuple(plain["notes"]),
+            preprocess=Preprocess.from_dict(plain["preprocess"]),
+            versions=plain["versions"],
         )
-    recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
-    old, new = recorded.to_dict(), request.to_dict()
-    differ = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
-    if differ:
-        raise ConfigError(
-            f"{path.parent} holds a run of another command: {'; '.join(differ)}.",
-            "Repeat that command to continue it, name another folder with --out, or delete this one.",
-        )
-    return Plan(
-        request=recorded,
-        config=configs.from_dict(plain["config"]),
-        choices=tuple(Choice(**choice) for choice in plain["choices"]),
-        facts=Facts(**plain["facts"]),
-        notes=tuple(plain["notes"]),
-        preprocess=Preprocess.from_dict(plain["preprocess"]),
-        versions=plain["versions"],
-    )
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{path}: not the record of a run, or damaged ({error!r})."
+        raise ModelFileError(message, "Restore it, or name another folder with --out.") from error
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

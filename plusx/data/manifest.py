@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import Dataset, Progress, Split
+from plusx.data.dataset import Dataset, Progress, Split, listed
 from plusx.data.scan import Finding, scan
 
 FORMAT = 1
@@ -23,7 +23,8 @@ class Changes(NamedTuple):
     changed: list[str]
 
     def __str__(self) -> str:
-        return f"+{len(self.added)} -{len(self.removed)} ~{len(self.changed)}"
+        parts = [f"{what}: {listed(names)}" for what, names in zip(self._fields, self, strict=True) if names]
+        return "; ".join(parts) or "nothing"
 
 
 def build(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, Any]:

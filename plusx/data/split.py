@@ -35,7 +35,7 @@ def hold_out(dataset: Dataset, config: DataConfig) -> Dataset:
         if not held.any():
             raise DataError(
                 "got a single image of each class, so that none can be held out for validation",
-                "Add images, or a val folder, or train without validation: --set data.val_fraction=0.",
+                "Add images, or a val folder.",
             )
         splits["val"], train = train.take(held, "val"), train.take(~held)
         share = f"{plural('image', int(held.sum()))} of {len(held):,} held out"
