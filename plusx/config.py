@@ -17,7 +17,6 @@ from typing import Any
 
 from plusx.errors import ConfigError
 
-
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
