@@ -4,6 +4,7 @@ Run it on a quiet machine. `--quick` shows in a minute that everything runs; its
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from typing import Any
 import plusx
 
 RESULTS = Path(__file__).parent / "results"
+KINDS = ("training", "loading")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
 
@@ -47,34 +49,35 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def comparisons(folder: Path, rounds: int, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(kind, result) of every comparison, as it is done."""
-    from bench import loader, train
-
-    for kind, module in (("training", train), ("loading", loader)):
-        for result in module.run(folder, rounds, quick):
-            yield kind, result
+def comparisons(kind: str, folder: Path, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """The result of every comparison of a kind, as it is done."""
+    module = importlib.import_module({"training": "bench.train", "loading": "bench.loader"}[kind])
+    yield from module.run(folder, rounds, quick)
 
 
 def main() -> None:
     """Measure, print a line for each result, and write them all."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds; medians are compared")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds; medians are compared")
+    parser.add_argument("--only", choices=KINDS, help="leave the other kind out")
     parser.add_argument("--quick", action="store_true", help="show that it runs; the numbers mean nothing")
     asked = parser.parse_args()
-    document = surroundings() | {"training": [], "loading": []}
+    kinds = (asked.only,) if asked.only else KINDS
+    document = surroundings() | {kind: [] for kind in kinds}
     print(f"{document['cpu']}, {document['cores']} cores; load {document['load_at_start']:.1f}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="plusx-bench-") as folder:
-        for kind, result in comparisons(Path(folder), 1 if asked.quick else asked.rounds, asked.quick):
-            document[kind].append(result)
-            print(
-                f"{result['name']}: plusx {result['plusx']:.1f}, plain {result['plain']:.1f} {result['unit']}, "
-                f"ratio {result['ratio']:.2f} (goal {result['goal']:.1f})",
-                flush=True,
-            )
+        for kind in kinds:
+            for result in comparisons(kind, Path(folder), 1 if asked.quick else asked.rounds, asked.quick):
+                document[kind].append(result)
+                print(
+                    f"{result['name']}: plusx {result['plusx']:.1f}, plain {result['plain']:.1f} {result['unit']}, "
+                    f"ratio {result['ratio']:.2f} (goal {result['goal']:.1f})",
+                    flush=True,
+                )
     if asked.quick:
         return
     name = re.sub(r"[^a-z0-9]+", "-", f"{document['date'][:10]}-{document['cpu']}-{document['cores']}-cores".lower())
+    name = f"{name}-{asked.only}" if asked.only else name
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name.strip('-')}.json"
     path.write_text(json.dumps(document, indent=2) + "\n")

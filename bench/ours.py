@@ -1,4 +1,4 @@
-"""plusx's side: `plusx.run` itself, from the request to the trainer, with a loader that also notes the time."""
+"""plusx's side: what `plusx train` assembles, from the request to the trainer, with a loader that notes the time."""
 
 import itertools
 import tempfile
@@ -49,19 +49,14 @@ def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, d
     dataset = open_dataset(request.data, request.data_config())
     with tempfile.TemporaryDirectory() as folder:
         plan, dataset, manifest_hash = run.prepare(Path(folder), request, dataset, log)
-    real_loader = run.train_loader
 
     def measure(untimed: int, timed: int) -> float:
-        loaders = []
-
-        def timed_loader(*args: Any, **options: Any) -> Timed:
-            loaders.append(Timed(real_loader(*args, **options), untimed, timed))
-            return loaders[0]
-
-        run.train_loader = timed_loader  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:
-            run.make_trainer(Path(folder), plan, dataset, manifest_hash, log).fit()
-        return loaders[0].images / (loaders[0].end - loaders[0].start)
+            trainer = run.make_trainer(Path(folder), plan, dataset, manifest_hash, log)
+            clock = Timed(trainer.train, untimed, timed)
+            trainer.train, trainer.total = clock, clock.steps_per_epoch
+            trainer.fit()
+        return clock.images / (clock.end - clock.start)
 
     engine = plan.config.engine
     about = {"precision": engine.precision, "channels_last": engine.channels_last, "workers": plan.config.data.workers}

@@ -1,0 +1,109 @@
+"""Loading alone, images/s of one core: JPEG files to augmented, normalised 224 px crops.
+
+plusx and the DataLoader of torchvision's reference training in alternating rounds of one run, each in a process of its
+own, without workers, with one thread and on one and the same core.
+"""
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.photos import write_photos
+
+SIDES = ("plain", "plusx")
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: photos of a size, how many of them, and how many batches make a round."""
+
+    name: str
+    width: int
+    height: int
+    photos: int
+    batch: int
+    batches: int
+    goal: float  # times the reference's images/s
+
+
+CASES = (
+    Case("loading, photos of 500x375 px", 500, 375, photos=256, batch=32, batches=16, goal=1.8),
+    Case("loading, photos of 12 megapixels", 4000, 3000, photos=12, batch=4, batches=6, goal=4.0),
+)
+
+
+@cache
+def endless_batches(side: str, case: Case, source: Path) -> Iterator[int]:
+    """A side's batches over and over, as their numbers of images."""
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from bench import plain
+
+    if side == "plain":
+        loader = plain.loader(source, SIZE, case.batch, workers=0)
+        return (len(images) for _ in count() for images, _ in loader)
+
+    from plusx.config import AugmentConfig
+    from plusx.data import Preprocess, Split, train_loader
+
+    paths = tuple(sorted(str(path) for path in source.glob("train/*/*.jpg")))
+    split = Split(name="train", targets=np.zeros(len(paths), np.int64), paths=paths, names=paths)
+    rules = Preprocess(size=SIZE, resize=256, fit="crop", channels=3, mean=plain.MEAN, std=plain.STD)
+    augment = AugmentConfig(crop="resized", flip="random")
+    ours = train_loader(split, rules, augment, n_classes=10, mode="photo", batch=case.batch, seed=0, workers=0)
+    return (len(batch.images) for epoch in count() for batch in ours.epoch(epoch))
+
+
+def measure(side: str, case: Case, source: Path) -> float:
+    """One round of one side, images/s."""
+    batches = endless_batches(side, case, source)
+    next(batches)
+    start = time.perf_counter()
+    images = sum(next(batches) for _ in range(case.batches))
+    return images / (time.perf_counter() - start)
+
+
+def compare(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
+    """Both sides of a case, round after round, and the ratio of their medians."""
+    source = folder / f"{case.width}x{case.height}"
+    write_photos(source / "train", case.photos, case.width, case.height)
+    bytes_each = statistics.mean(path.stat().st_size for path in source.glob("train/*/*.jpg"))
+    spawn = multiprocessing.get_context("spawn")
+    pools = {side: ProcessPoolExecutor(1, spawn) for side in SIDES}
+    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    for number in range(rounds):
+        # Who goes first alternates too.
+        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+            found[side].append(pools[side].submit(measure, side, case, source).result())
+    for pool in pools.values():
+        pool.shutdown()
+    plain, plusx = (statistics.median(found[side]) for side in SIDES)
+    return {
+        **asdict(case),
+        "unit": "images/s",
+        "bytes_each": round(bytes_each),
+        "rounds": {side: [round(v, 2) for v in values] for side, values in found.items()},
+        "plain": round(plain, 2),
+        "plusx": round(plusx, 2),
+        "ratio": round(plusx / plain, 3),
+    }
+
+
+def run(folder: Path, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """The result of each case; `quick` only shows that it runs: its numbers mean nothing."""
+    for case in CASES:
+        if quick:
+            case = Case(case.name, case.width, case.height, photos=12, batch=2, batches=2, goal=case.goal)
+        yield compare(case, folder, rounds)
