@@ -97,6 +97,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # safetensors writes files that nobody else may read
         _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -245,6 +246,13 @@ def _foreign(start: bytes) -> str:
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return "a pickle or zip archive, which can run code; it was not opened."
     return "not a safetensors file."
+
+
+def _umask() -> int:
+    """The permissions that the user withholds from new files; reading them means setting them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -81,6 +81,15 @@ def test_round_trip_is_exact_and_readable_by_others(tmp_path: Path, tensors: dic
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+def test_others_may_read_what_the_user_lets_them_read(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    previous = os.umask(0o022)
+    try:
+        tensorfile.write(tmp_path / "t.safetensors", tensors, {})
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "t.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_digest_is_what_its_definition_says() -> None:
     tensors = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3)}
     text = b'["a","I64",[]]\n' + (3).to_bytes(8, "little")
