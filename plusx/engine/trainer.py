@@ -200,7 +200,7 @@ class Trainer:
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
-        """Too little memory inside, before the optimizer moves, leaves the state as it was.
+        """What fails inside for a known reason, before the optimizer moves, leaves the state as it was.
 
         Raises:
             TrainingError: in its place, with what to do.
@@ -211,13 +211,13 @@ class Trainer:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if self._updating or not _out_of_memory(error):
+            explained = _explain(error, self.at.step + 1, self.config)
+            if self._updating or explained is None:
                 raise
             for buffer, spare in zip(self._buffers, self._spare, strict=True):
                 buffer.copy_(spare)
             self._exact = True
-            message = f"step {self.at.step + 1}: out of memory with {self.config.engine.batch} examples a batch."
-            raise TrainingError(message, "Set engine.accumulate=2, or a smaller engine.batch.") from error
+            raise explained from error
         self._exact = True
 
     def _between_steps(self, signals: StopSignals) -> None:
@@ -359,5 +359,15 @@ def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Pat
             value.copy_(given[name])
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _explain(error: BaseException, step: int, config: Config) -> TrainingError | None:
+    """What a user can do about a failure that is neither the data's nor ours."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        message = f"step {step}: out of memory with {config.engine.batch} examples a batch."
+        more = (
+            f"Set engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch."
+        )
+        return TrainingError(message, more)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        message = f"step {step}: torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
+        return TrainingError(message, "Install what it asks for, or set engine.compile=false.")
+    return None

@@ -1,5 +1,6 @@
 """The training loop: what it does at its edges."""
 
+import functools
 import json
 import math
 import os
@@ -194,6 +195,33 @@ def test_out_of_memory_saves_the_state_before_the_step_and_advises(tmp_path: Pat
     resumed.fit()
     final = resumed.module.state_dict()
     assert all(torch.equal(value, final[name]) for name, value in straight.module.state_dict().items())
+
+
+class DynamoError(RuntimeError):
+    __module__ = "torch._dynamo.exc"
+
+
+def test_a_compiler_that_fails_is_a_clear_error(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path)
+    trainer.module.register_forward_pre_hook(lambda *_: fail(DynamoError("no C++ compiler\n\nmore"))())
+    with pytest.raises(TrainingError, match=r"step 1: torch.compile failed: no C\+\+ compiler.*engine\.compile=false"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_networks_train_and_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    plain = run(tmp_path / "plain")[0]
+    wanted = plain.fit()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    trainer = run(tmp_path / "compiled", tiny_config(engine__compile=True))[0]
+    result = trainer.fit()
+    assert trainer.net is not trainer.module
+    assert result.final["loss"] == pytest.approx(wanted.final["loss"], abs=0 if backend == "eager" else 0.2)
+    assert trainer.module.state_dict().keys() == plain.module.state_dict().keys()
+    saved = checkpoint.load(trainer.folder / "step-000000015.safetensors").tensors
+    assert not [name for name in saved if "_orig" in name]
 
 
 def test_another_error_in_a_step_saves_nothing(tmp_path: Path) -> None:
