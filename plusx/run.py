@@ -389,7 +389,7 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     ]
     temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
     write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
-    log.line(f"calibrated on val: temperature {temperature:.3f}")
+    log.line(f"probabilities are calibrated on val: temperature {temperature:.2f}")
 
 
 def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:

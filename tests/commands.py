@@ -1,0 +1,84 @@
+"""plusx as a user runs it: in this process, which is fast, or in one of its own, which can be stopped."""
+
+import contextlib
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from plusx.cli import app
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--model", "resnet8", "--set", "model.width=8", "--set", "engine.precision=fp32", "--set", "engine.threads=1")
+STEPS = (*SMALL, "--set", "schedule.steps=3")
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def plusx(*words: Any) -> Ran:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app([str(word) for word in words], prog_name="plusx")
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def start(*words: Any, prepare: Callable[[], None] | None = None, **options: Any) -> "subprocess.Popen[str]":
+    """Start a command in a process of its own, that hears Ctrl-C even where its parents do not."""
+
+    def before() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if prepare:
+            prepare()
+
+    command = [sys.executable, "-m", "plusx", *map(str, words)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=env, preexec_fn=before, **pipes, **options)
+
+
+def finish(process: "subprocess.Popen[str]") -> Ran:
+    """Wait for the end of a command."""
+    out, err = process.communicate(timeout=120)
+    return Ran(process.returncode, out, err)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path below a folder with the hash of its bytes; "" for folders."""
+    files = {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {str(p.relative_to(folder)): "" if b is None else hashlib.sha256(b).hexdigest() for p, b in files.items()}
+
+
+def photos(root: Path, count: int = 16, classes: tuple[str, ...] = ("apple", "bear", "cat"), seed: int = 0) -> Path:
+    """JPEG photos of mixed sizes, some of them turned by EXIF; the class is a weak tint in strong noise."""
+    draw = np.random.default_rng(seed)
+    for k, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            width, height = (int(side) for side in draw.integers(60, 201, 2))
+            pixels = draw.normal(128, 30, (height, width, 3)) + draw.normal(0, 25, 3)
+            pixels[..., k] += 40
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            exif = image.getexif()
+            if i % 4 == 1:
+                exif[0x112] = 3 + 3 * (i % 3 == 0)
+            image.save(root / name / f"{i}.jpg", exif=exif)
+    return root

@@ -1,0 +1,268 @@
+"""The command line: what each command prints and takes, and how it ends."""
+
+import functools
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from plusx import cli
+from plusx.errors import PlusxError
+from tests.commands import STEPS, Ran, finish, photos, plusx, start
+from tests.data.making import class_folders
+
+COMMON = ("--debug", "--json")
+FLAGS = {
+    "check": ("--set", *COMMON),
+    "demo": ("--out", *COMMON),
+    "doctor": COMMON,
+    "evaluate": ("--split", "--protocol", "--set", *COMMON),
+    "models": COMMON,
+    "predict": ("--top", "--out", *COMMON),
+    "recipes": ("--fields", *COMMON),
+    "train": (
+        *("--out", "--model", "--recipe", "--weights", "--epochs", "--size", "--seed", "--resume", "--set"),
+        *COMMON,
+    ),
+}
+ARGUMENTS = {"check": ["data"], "evaluate": ["model", "data"], "predict": ["model", "paths"], "train": ["data"]}
+RUN_KEYS = {
+    *("run", "model_file", "model", "recipe", "epochs", "n_train", "n_val", "best", "final"),
+    *("seconds", "images_per_second"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("data") / "pictures", {"a": 6, "b": 6})
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    """A finished run."""
+    assert plusx("train", data, "--out", data.parent / "run", *STEPS).code == 0
+    return data.parent / "run"
+
+
+@pytest.fixture(scope="module")
+def _once() -> Iterator[None]:
+    """The slow answers are worked out once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, function in (("plusx.models", "table"), ("plusx.doctor", "examine")):
+            home = importlib.import_module(module)
+            patch.setattr(home, function, functools.cache(getattr(home, function)))
+        yield
+
+
+def value(ran: Ran, code: int = 0) -> Any:
+    """The one JSON value on stdout."""
+    assert ran.code == code, ran.err
+    assert ran.out.count("\n") == 1
+    return json.loads(ran.out)
+
+
+def commands() -> dict[str, Any]:
+    found: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    return found
+
+
+def test_commands_and_flags_are_frozen() -> None:
+    flags = {
+        name: {option for p in command.params if p.param_type_name == "option" for option in p.opts}
+        for name, command in commands().items()
+    }
+    assert flags == {name: set(words) for name, words in FLAGS.items()}
+    arguments = {n: [p.name for p in c.params if p.param_type_name == "argument"] for n, c in commands().items()}
+    assert {name: words for name, words in arguments.items() if words} == ARGUMENTS
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_at_most_ten_flags_and_set(name: str) -> None:
+    assert len(set(FLAGS[name]) - {"--set"}) <= 10
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_help_is_whole_sentences(name: str) -> None:
+    ran = plusx(name, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert all(flag in ran.out for flag in FLAGS[name])
+    line = next(line for line in plusx("--help").out.splitlines() if line.split()[:1] == [name])
+    assert line.endswith("."), "cut off in the list of commands"
+    assert not line.endswith("...")
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "plusx", "--help"], capture_output=True, text=True, check=True)
+        assert "train" in done.stdout
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_version() -> None:
+    import plusx as package
+
+    assert plusx("--version") == Ran(0, f"plusx {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("fly",),
+        ("train",),
+        ("train", "digits", "--lr", "1"),
+        ("train", "digits", "--epochs", "many"),
+        ("train", "digits", "more"),
+        ("predict", "run"),
+        ("predict", "run", "a.png", "--top", "0"),
+    ],
+)
+def test_usage_exits_with_2(words: tuple[str, ...]) -> None:
+    ran = plusx(*words)
+    assert ran.code == 2
+    assert "Usage: plusx" in ran.out + ran.err
+
+
+def test_json_of_train(data: Path, tmp_path: Path) -> None:
+    ran = plusx("train", data, "--out", tmp_path / "run", *STEPS, "--json")
+    found = value(ran)
+    assert found.keys() >= RUN_KEYS
+    assert (found["best"].keys() >= {"epoch", "top1"}, found["final"].keys() >= {"top1", "loss"}) == (True, True)
+    assert (found["n_train"], found["n_val"], found["epochs"]) == (10, 2, 3)
+    assert Path(found["model_file"]).is_file()
+    assert "engine.device = " in ran.err
+
+
+def test_json_of_evaluate(data: Path, run: Path) -> None:
+    found = value(plusx("evaluate", run, data, "--json"))
+    assert found.keys() >= {"n", "top1", "top5", "loss", "ece", "protocol", "per_class"}
+    assert [set(row) for row in found["per_class"].values()] == [{"n", "precision", "recall", "f1"}] * 2
+    assert 0 <= found["top1"] <= 1
+
+
+def test_json_of_predict(data: Path, run: Path, tmp_path: Path) -> None:
+    good, bad = data / "a" / "0.png", tmp_path / "none.png"
+    found = value(plusx("predict", run, good, bad, "--top", 1, "--json"), code=1)
+    assert [row["path"] for row in found] == [str(good), str(bad)]
+    assert [set(label) for label in found[0]["labels"]] == [{"label", "probability"}]
+    assert found[1].keys() == {"path", "error"}
+
+
+def test_json_of_check(data: Path) -> None:
+    found = value(plusx("check", data, "--json"))
+    assert found.keys() >= {"n", "classes", "bad", "duplicates", "leaks", "warnings"}
+    assert (found["n"], found["bad"]) == (12, [])
+
+
+@pytest.mark.usefixtures("_once")
+@pytest.mark.parametrize(("name", "keys"), [("models", {"name", "params", "macs"}), ("recipes", {"name", "doc"})])
+def test_json_of_lists(name: str, keys: set[str]) -> None:
+    assert all(row.keys() >= keys for row in value(plusx(name, "--json")))
+
+
+def test_json_of_fields() -> None:
+    rows = value(plusx("recipes", "--fields", "--json"))
+    assert {row["field"] for row in rows} >= {"optim.lr", "engine.batch", "data.root"}
+
+
+@pytest.mark.usefixtures("_once")
+def test_json_of_doctor() -> None:
+    found = value(plusx("doctor", "--json"))
+    assert found.keys() >= {"plusx", "torch", "cpu", "checks"}
+    assert all(row["ok"] for row in found["checks"])
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plusx import demo
+
+    short = functools.partial(demo.train, model="resnet8", overrides=("model.width=8", "schedule.steps=3"))
+    monkeypatch.setattr(demo, "train", short)
+    found = value(plusx("demo", "--out", tmp_path / "demo", "--json"))
+    assert found.keys() >= {*RUN_KEYS, "test", "predictions"}
+    assert found["test"]["n"] == 359
+    assert len(found["predictions"]) == 10
+    again = plusx("demo", "--out", tmp_path / "demo")
+    assert again.code == 0
+    assert "finished before, nothing to do" in again.out
+    assert f"plusx predict {tmp_path}/demo/run" in again.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("train", "nowhere"), ("evaluate", "nowhere", "digits"), ("predict", "nowhere", "a"), ("check", "nowhere")],
+)
+def test_json_of_an_error(words: tuple[str, ...]) -> None:
+    ran = plusx(*words, "--json")
+    found = value(ran, code=1)
+    assert found.keys() == {"error", "hint"}
+    assert found["hint"]
+    assert ran.err.startswith("plusx: nowhere")
+
+
+def test_every_command_has_a_json_test() -> None:
+    assert set(FLAGS) == {"train", "evaluate", "predict", "check", "models", "recipes", "doctor", "demo"}
+
+
+def test_json_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Nothing else reaches stdout, from whatever library or worker."""
+    data = photos(tmp_path / "photos", 4)
+    words = ("--recipe", "photo", "--size", 32, "--set", "data.workers=1", *STEPS)
+    found = value(finish(start("train", data, "--out", tmp_path / "run", *words, "--json")))
+    assert found["model"] == "resnet8"
+
+
+def test_text_of_train_names_what_comes_next(data: Path, tmp_path: Path) -> None:
+    ran = plusx("train", data, "--out", tmp_path / "my run", *STEPS)
+    assert f"Next: plusx predict '{tmp_path}/my run' FILES" in ran.out
+    assert "resnet8, 3 epochs on 10 images" in ran.out
+    assert "error" in ran.out
+
+
+@pytest.mark.usefixtures("_once")
+def test_text_of_the_others(data: Path, run: Path) -> None:
+    assert "top-1" in plusx("evaluate", run, data).out
+    assert plusx("predict", run, data / "a").out.count(" %") == 12
+    assert "12 examples, 2 classes" in plusx("check", data).out
+    assert "269,722" in plusx("models").out
+    assert "photo-finetune" in plusx("recipes").out
+    assert "optim.lr" in plusx("recipes", "--fields").out
+    assert "libjpeg" in plusx("doctor").out
+
+
+def test_predict_writes_a_file(data: Path, run: Path, tmp_path: Path) -> None:
+    ran = plusx("predict", run, data, "--out", tmp_path / "labels.csv")
+    assert (ran.code, ran.out) == (0, f"12 rows written to {tmp_path}/labels.csv\n")
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 13
+
+
+def test_predict_refuses_a_suffix_before_the_work(run: Path) -> None:
+    ran = plusx("predict", run, "nothing.png", "--out", "labels.txt")
+    assert ran == Ran(1, "", "plusx: labels.txt: got the suffix '.txt', expected one of .csv, .jsonl, .parquet.\n")
+
+
+def test_names_cannot_steer_the_terminal(run: Path) -> None:
+    ran = plusx("predict", run, "a\x1b[31m[bold].png")
+    assert "a\\x1b[31m[bold].png: " in ran.err
+    assert "\x1b" not in ran.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in plusx("train", "nowhere", "--debug").err
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "text"),
+    [("a: got 1", "Do b.", "a: got 1. Do b."), ("Why?", "Do b.", "Why? Do b."), ("a: got 1.", "", "a: got 1.")],
+)
+def test_messages_are_a_sentence_and_an_action(message: str, hint: str, text: str) -> None:
+    assert str(PlusxError(message, hint)) == text

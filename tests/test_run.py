@@ -1,0 +1,339 @@
+"""Runs: one command starts, continues and finishes one; nothing else gets into its folder."""
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from collections import namedtuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import plusx as package
+from plusx.evaluation import Evaluation, evaluate
+from plusx.run import Run, claimed, train
+from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
+from tests.data.making import class_folders
+
+LONG = ("--epochs", "20", "--set", "engine.evaluate_every=4", *SMALL)  # 900 steps: seconds
+PHOTO = (
+    "--size",
+    "32",
+    "--recipe",
+    "photo",
+    "--epochs",
+    "2",
+    "--set",
+    "data.val_fraction=0.4",
+    "--set",
+    "engine.batch=4",
+    *SMALL,
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The model file of LONG on digits, never interrupted."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert plusx("train", "digits", "--out", out, *LONG).code == 0
+    return (out / "model.safetensors").read_bytes()
+
+
+def model_file(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupted(out: Path, number: int) -> Ran:
+    """LONG on digits in a process of its own, stopped by a signal soon after its first evaluation."""
+    process = start("train", "digits", "--out", out, *LONG)
+    assert process.stderr is not None
+    seen = next(line for line in process.stderr if line.startswith("epoch 4/20"))
+    process.send_signal(number)
+    ran = finish(process)
+    return ran._replace(err=seen + ran.err)
+
+
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_stopped_run_continues_to_the_same_bits(
+    number: int, code: int, name: str, tmp_path: Path, undisturbed: bytes
+) -> None:
+    ran = interrupted(tmp_path / "run", number)
+    assert ran.code == code, ran.err
+    assert f"plusx: stopped by {name} after step " in ran.err
+    assert "of 900. The same command continues it.\n" in ran.err
+    assert (ran.out, "Traceback" in ran.err) == ("", False)
+    assert not (tmp_path / "run" / "result.json").exists()
+    ran = plusx("train", "digits", "--out", tmp_path / "run", *LONG)
+    assert ran.code == 0
+    assert "continuing after step" in ran.err
+    assert model_file(tmp_path / "run") == undisturbed
+    assert [row["epoch"] for row in rows(tmp_path / "run") if row["split"] == "test"] == list(range(4, 21, 4))
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writing beyond it fails as on a full one."""
+    out, words = tmp_path / "run", (*STEPS, "--set", "schedule.steps=60")
+
+    def limited(size: int) -> Ran:
+        return finish(
+            start(
+                *("train", "digits", "--out", out, *words),
+                prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+            )
+        )
+
+    ran = limited(1000)  # less than the record of the run needs
+    assert ran.code == 1
+    assert f"plusx: {out}/config.json: cannot be written: File too large. Check the disk and its space." in ran.err
+    assert not out.exists()
+    ran = limited(30_000)  # less than a checkpoint needs
+    assert ran.code == 1
+    assert f"plusx: {out}/" in ran.err
+    assert "cannot be written" in ran.err
+    assert "Traceback" not in ran.err
+    assert [p.name for p in (out / "checkpoints").iterdir()] == []
+    for folder in (out, tmp_path / "straight"):
+        assert plusx("train", "digits", "--out", folder, *words).code == 0
+    assert model_file(out) == model_file(tmp_path / "straight")
+
+
+def test_no_room_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
+    ran = plusx("train", "digits", "--out", tmp_path / "run", *STEPS)
+    assert ran.code == 1
+    assert "disk full, needs" in ran.err
+    assert "Free some space and retry." in ran.err
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_ctrl_c_before_training_leaves_nothing(tmp_path: Path) -> None:
+    process = start("train", "digits", "--out", tmp_path / "a" / "run", *STEPS)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    ran = finish(process)
+    assert (ran.code, ran.out) == (130, "")
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path / "run", *STEPS)
+    first = plusx(*command, "--json")
+    before = contents(tmp_path / "run")
+    again = plusx(*command)
+    assert again.code == 0
+    assert "finished before, nothing to do" in again.out
+    assert again.err == ""
+    found = json.loads(plusx(*command, "--resume", "--json").out)
+    assert found["already_finished"]
+    assert {**found, "already_finished": False} == json.loads(first.out)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert plusx("train", "digits", "--out", out, *STEPS).code == 0
+    if not finished:
+        (out / "result.json").unlink()
+    before = contents(out)
+    ran = plusx("train", "digits", "--out", out, *STEPS, "--seed", 3, "--set", "optim.lr=0.2")
+    assert ran.code == 1
+    assert ran.err.startswith(f"plusx: {out} holds a run of another command: seed was None, now 3; overrides was [")
+    assert ran.err.endswith("Repeat that command to continue it, name another folder with --out, or delete this one.\n")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 99}', '{"format": 1, "request": {}}'])
+def test_a_damaged_record_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    ran = plusx("train", "digits", "--out", tmp_path, *STEPS)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"plusx: {tmp_path}/config.json: ")
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    ran = plusx("train", "digits", "--out", tmp_path / "run", "--resume")
+    assert ran == Ran(1, "", f"plusx: --resume: {tmp_path}/run holds no run. Leave --resume out to start one.\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with claimed(tmp_path / "run"):
+        ran = plusx("train", "digits", "--out", tmp_path / "run", *STEPS)
+    assert ran.code == 1
+    assert ran.err.startswith(f"plusx: {tmp_path}/run is in use by process {os.getpid()} on ")
+    assert ran.err.endswith("Wait for it, or name another one with --out.\n")
+
+
+def test_a_lock_whose_owner_died_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("process 1 on elsewhere")
+    assert plusx("train", "digits", "--out", tmp_path, *STEPS).code == 0
+
+
+def test_a_lock_that_was_just_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the lock and taking it, its owner may end and remove it."""
+    take = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        (tmp_path / "lock").unlink()
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(package.PlusxError, match="in use by another process"), claimed(tmp_path):
+        pass
+
+
+def test_data_that_changed_is_told(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    command = ("train", data, "--out", tmp_path / "run", *STEPS)
+    assert plusx(*command).code == 0
+    (tmp_path / "run" / "result.json").unlink()  # as if the last line of the run were missing
+    (data / "b" / "new.png").write_bytes((data / "b" / "1.png").read_bytes())
+    ran = plusx(*command)
+    assert ran.code == 1
+    assert f"the data of {tmp_path}/run changed since the run began: added: b/new.png" in ran.err
+    (data / "b" / "new.png").unlink()
+    assert plusx(*command).code == 0
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "{data}/a/0.png", "{data}/a/0.png/run"])
+def test_a_place_that_cannot_be_written(place: str, tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 3, "b": 3})
+    before = contents(data)
+    out = place.format(data=data)
+    ran = plusx("train", "digits", "--out", out, *STEPS)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"plusx: {out}: ")
+    assert ran.err.endswith("Name another run folder with --out.\n")
+    assert contents(data) == before
+
+
+def test_a_folder_of_other_things_is_not_a_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("dear")
+    ran = plusx("train", "digits", "--out", tmp_path, *STEPS)
+    assert ran == Ran(1, "", f"plusx: {tmp_path} holds no run but thesis.txt. Name a new folder with --out.\n")
+    assert contents(tmp_path).keys() == {"thesis.txt"}
+
+
+@pytest.mark.parametrize("inside", [".", "run", "a/deep/run"])
+def test_a_run_never_lies_in_its_data(inside: str, tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 3, "b": 3})
+    before = contents(tmp_path)
+    ran = plusx("train", data, "--out", data / inside, *STEPS)
+    assert ran.code == 1
+    assert "lies in the data folder" in ran.err
+    assert contents(tmp_path) == before
+
+
+def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new command gets a new folder, the same command its own; a slash at the end changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    class_folders(Path("pets.v2"), {"a": 4, "b": 4})
+    found = [
+        json.loads(plusx("train", *words, "--json").out)
+        for words in (
+            ("pets.v2", *STEPS),
+            ("pets.v2/", *STEPS),
+            ("pets.v2", *STEPS, "--seed", 1),
+            ("digits", *STEPS),
+        )
+    ]
+    assert [run["run"] for run in found] == ["runs/pets.v2", "runs/pets.v2", "runs/pets.v2-2", "runs/digits"]
+    assert [run["already_finished"] for run in found] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["plain20", "resmlp-2x32", "preresnet20", "resnet18"])
+def test_named_networks_start(name: str, tmp_path: Path) -> None:
+    words = ("--set", "schedule.steps=2", "--set", "engine.precision=fp32", "--out", tmp_path / "run")
+    ran = plusx("train", "digits", "--model", name, *words, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["model"] == name
+
+
+def test_weights_of_a_run_start_another(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
+    assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS).code == 0
+    words = ("--weights", tmp_path / "run", "--size", 16, "--set", "data.channels=1", *STEPS)
+    ran = plusx("train", data, "--out", tmp_path / "fine", *words)
+    assert ran.code == 0, ran.err
+    assert "recipe = photo-finetune: weights are given" in ran.err
+    assert "tensors loaded" in ran.err
+    assert "fc.weight" in ran.err
+
+
+def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("model.width=8", "schedule.steps=3")
+    monkeypatch.chdir(tmp_path)
+    run = package.train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides)
+    assert isinstance(run, Run)
+    assert (run.watched, run.selected, run.n_train, run.n_test) == ("test", "last", 1438, 359)
+    assert evaluate(run.folder, "digits").top1 == run.final["top1"]
+    assert train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides).already_finished
+
+
+def confusion(model: Path, root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
+    """What counting the labels of `plusx predict` gives."""
+    answers = json.loads(plusx("predict", model, *paths, "--top", 1, "--json").out)
+    classes = sorted(p.name for p in root.iterdir())
+    table = np.zeros((len(classes), len(classes)), np.int64)
+    for answer in answers:
+        table[classes.index(Path(answer["path"]).parent.name), classes.index(answer["labels"][0]["label"])] += 1
+    return table
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_answer_in_training_evaluation_and_prediction(workers: int, tmp_path: Path) -> None:
+    """To the image: the run's own count, `plusx evaluate`, and the labels of `plusx predict`, also when all moved."""
+    data, out = photos(tmp_path / "photos"), tmp_path / "run"
+    before = contents(data)
+    ran = plusx("train", data, "--out", out, *PHOTO, "--set", f"data.workers={workers}", "--json")
+    assert ran.code == 0, ran.err
+    run = json.loads(ran.out)
+    held = json.loads((out / "manifest.json").read_text())["splits"]["val"]["examples"]
+    n, best = len(held), run["best"]["top1"]
+    assert (run["n_val"], n) == (18, 18)
+    assert 1 / 3 < best < 1, "learnt, and not so easy that every way of counting agrees"
+    seen: Evaluation = package.evaluate(out, data)
+    told = json.loads(plusx("evaluate", out, data, "--json").out)
+    assert (seen.n, seen.top1, seen.split, told["top1"]) == (n, best, "val", best)
+    table = confusion(out, data, [str(data / row[0]) for row in held])
+    assert np.array_equal(table, seen.confusion)
+    assert table.trace() == round(best * n)
+    wrong = {(mistake.name, mistake.predicted) for mistake in seen.mistakes}
+    assert len(wrong) == n - table.trace()
+    copy = Path(shutil.copy(out / "model.safetensors", tmp_path / "elsewhere.safetensors"))
+    shutil.rmtree(out)
+    moved = Path(shutil.move(data, tmp_path / "moved"))
+    again = package.evaluate(copy, moved, split="val")
+    assert {(mistake.name, mistake.predicted) for mistake in again.mistakes} == wrong
+    assert (again.top1, again.notes) == (seen.top1, seen.notes)
+    assert np.array_equal(confusion(copy, moved, [str(moved / row[0]) for row in held]), table)
+    answers = package.load(copy).predict([moved / name for name, _ in wrong], top=1)
+    assert {a["labels"][0]["label"] for a in answers} == {predicted for _, predicted in wrong}
+    assert contents(moved) == before
+
+
+def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos", 6)
+    states = []
+    for workers in (0, 2):
+        ran = plusx("train", data, "--out", tmp_path / str(workers), *PHOTO, "--set", f"data.workers={workers}")
+        assert ran.code == 0, ran.err
+        states.append(package.load(tmp_path / str(workers)).module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
