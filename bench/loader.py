@@ -1,16 +1,13 @@
 """Loading alone, images/s of one core: JPEG files to augmented, normalised 224 px crops.
 
-plusx and the DataLoader of torchvision's reference training in alternating rounds of one run, each in a process of its
-own, without workers, with one thread and on one and the same core.
+plusx and the DataLoader of torchvision's reference training: no workers, one thread, on one and the same core.
 """
 
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -20,8 +17,8 @@ import numpy as np
 import torch
 
 from bench.photos import write_photos
+from bench.rounds import compare
 
-SIDES = ("plain", "plusx")
 SIZE = 224
 
 
@@ -66,44 +63,22 @@ def endless_batches(side: str, case: Case, source: Path) -> Iterator[int]:
     return (len(batch.images) for epoch in count() for batch in ours.epoch(epoch))
 
 
-def measure(side: str, case: Case, source: Path) -> float:
-    """One round of one side, images/s."""
+def measure(side: str, case: Case, source: Path) -> tuple[float, dict[str, Any]]:
+    """One round of one side: images/s, and what it read."""
     batches = endless_batches(side, case, source)
     next(batches)
     start = time.perf_counter()
     images = sum(next(batches) for _ in range(case.batches))
-    return images / (time.perf_counter() - start)
-
-
-def compare(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
-    """Both sides of a case, round after round, and the ratio of their medians."""
-    source = folder / f"{case.width}x{case.height}"
-    write_photos(source / "train", case.photos, case.width, case.height)
-    bytes_each = statistics.mean(path.stat().st_size for path in source.glob("train/*/*.jpg"))
-    spawn = multiprocessing.get_context("spawn")
-    pools = {side: ProcessPoolExecutor(1, spawn) for side in SIDES}
-    found: dict[str, list[float]] = {side: [] for side in SIDES}
-    for number in range(rounds):
-        # Who goes first alternates too.
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            found[side].append(pools[side].submit(measure, side, case, source).result())
-    for pool in pools.values():
-        pool.shutdown()
-    plain, plusx = (statistics.median(found[side]) for side in SIDES)
-    return {
-        **asdict(case),
-        "unit": "images/s",
-        "bytes_each": round(bytes_each),
-        "rounds": {side: [round(v, 2) for v in values] for side, values in found.items()},
-        "plain": round(plain, 2),
-        "plusx": round(plusx, 2),
-        "ratio": round(plusx / plain, 3),
-    }
+    seconds = time.perf_counter() - start
+    sizes = [path.stat().st_size for path in source.glob("train/*/*.jpg")]
+    return images / seconds, {"threads": torch.get_num_threads(), "bytes_each": round(statistics.mean(sizes))}
 
 
 def run(folder: Path, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
     """The result of each case; `quick` only shows that it runs: its numbers mean nothing."""
     for case in CASES:
         if quick:
-            case = Case(case.name, case.width, case.height, photos=12, batch=2, batches=2, goal=case.goal)
-        yield compare(case, folder, rounds)
+            case = replace(case, photos=12, batch=2, batches=2)
+        source = folder / f"{case.width}x{case.height}"
+        write_photos(source / "train", case.photos, case.width, case.height)
+        yield compare(measure, case, source, rounds)

@@ -1,14 +1,10 @@
-"""Training images/s, end to end with loading: plusx and a plain PyTorch loop in alternating rounds of one run.
+"""Training images/s, end to end with loading: plusx and a plain PyTorch loop.
 
-Each side lives in a process of its own, so that neither changes the other's settings; only one works at a time. A round
-starts its side's loading afresh, trains a few batches untimed until every buffer is filled, and times the next ones.
+A round starts its side's loading afresh, trains a few batches untimed until every buffer is filled, and times the next.
 """
 
-import multiprocessing
-import statistics
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.photos import write_photos
+from bench.rounds import compare
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ CASES = (
     Case("ResNet-18, 224 px, batch 32", "resnet18", 224, 32, untimed=6, timed=12, goal=2.4),
     Case("ResNet-50, 224 px, batch 16", "resnet50", 224, 16, untimed=5, timed=7, goal=2.3),
 )
-SIDES = ("plain", "plusx")
 
 
 def write_sources(folder: Path, photos: int = 640, arrays: int = 12_800) -> None:
@@ -73,35 +69,10 @@ def measure(side: str, case: Case, folder: Path) -> tuple[float, dict[str, Any]]
     return run_steps(case.untimed, case.timed), about
 
 
-def compare(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
-    """Both sides of a case, round after round, and the ratio of their medians."""
-    spawn = multiprocessing.get_context("spawn")
-    pools = {side: ProcessPoolExecutor(1, spawn) for side in SIDES}
-    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
-    settings = {}
-    for number in range(rounds):
-        # Who goes first alternates too.
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            speed, settings[side] = pools[side].submit(measure, side, case, folder).result()
-            speeds[side].append(speed)
-    for pool in pools.values():
-        pool.shutdown()
-    plain, plusx = (statistics.median(speeds[side]) for side in SIDES)
-    return {
-        **asdict(case),
-        "unit": "images/s",
-        "settings": settings,
-        "rounds": {side: [round(v, 2) for v in values] for side, values in speeds.items()},
-        "plain": round(plain, 2),
-        "plusx": round(plusx, 2),
-        "ratio": round(plusx / plain, 3),
-    }
-
-
 def run(folder: Path, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
     """The result of each case; `quick` only shows that it runs: its numbers mean nothing."""
     write_sources(folder, *((64, 512) if quick else ()))
     for case in CASES:
         if quick:
             case = replace(case, batch=4, untimed=1, timed=1)
-        yield compare(case, folder, rounds)
+        yield compare(measure, case, folder, rounds)

@@ -1,0 +1,89 @@
+"""What the benchmark compares is comparable."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models
+
+from bench import plain
+from bench.ours import Timed
+from bench.photos import write_photos
+from bench.rounds import compare
+from bench.train import CASES, Case
+from plusx.data.loader import Batch
+from plusx.models import count_macs, count_params, create_model
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "size"),
+    [("resnet20", "resnet20", 32), ("resnet18", "resnet18", 224), ("resnet50-v1.5", "resnet50", 224)],
+)
+def test_both_sides_train_the_same_network(ours: str, peer: str, size: int) -> None:
+    with torch.device("meta"):
+        network = plain.ResNet20(10) if peer == "resnet20" else getattr(models, peer)(num_classes=10)
+        own = create_model(ours, 10)
+    assert count_params(network) == count_params(own)
+    assert count_macs(network, (3, size, size)) == count_macs(own, (3, size, size))
+
+
+def test_photos_are_the_same_each_time_and_as_large_as_said(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_photos(tmp_path / name, 2)
+    first, second = ([p.read_bytes() for p in sorted((tmp_path / name).rglob("*.jpg"))] for name in ("a", "b"))
+    assert first == second
+    assert len(first) == 2
+    assert first[0] != first[1]
+    assert 80_000 < len(first[0]) < 110_000
+
+
+def test_plain_loop_trains_from_arrays(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "small.npz", x_train=images, y_train=np.arange(24) % 10)
+    measure, about = plain.prepare("resnet20", tmp_path / "small.npz", 32, 8, workers=0)
+    assert measure(1, 4) > 0  # more steps than an epoch has
+    assert about["precision"] == "fp32"
+
+
+class Loader:
+    """Two batches of three images an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> list[Batch]:
+        return [Batch(torch.zeros(3, 1), torch.zeros(3), torch.arange(3))] * 2
+
+
+def test_timed_loader_counts_the_timed_steps_alone() -> None:
+    timed = Timed(Loader(), untimed=2, timed=3)
+    assert len(list(timed.epoch(0))) == timed.steps_per_epoch == 6
+    assert timed.images == 9
+    assert timed.end > timed.start > 0
+
+
+def fake_measure(side: str, case: Case, source: Path) -> tuple[float, dict[str, str]]:
+    return {"plain": 10.0, "plusx": 25.0}[side], {"side": side}
+
+
+def test_rounds_alternate_and_medians_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    class Pool:
+        """Runs at once, in this process."""
+
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, measure: object, side: str, *rest: object) -> "Pool":
+            order.append(side)
+            self.found = fake_measure(side, CASES[0], tmp_path)
+            return self
+
+        def result(self) -> tuple[float, dict[str, str]]:
+            return self.found
+
+        def shutdown(self) -> None: ...
+
+    monkeypatch.setattr("bench.rounds.ProcessPoolExecutor", Pool)
+    found = compare(fake_measure, CASES[0], tmp_path, rounds=3)
+    assert order == ["plain", "plusx", "plusx", "plain", "plain", "plusx"]
+    assert found["ratio"] == 2.5
+    assert found["rounds"] == {"plain": [10.0] * 3, "plusx": [25.0] * 3}
