@@ -79,7 +79,7 @@ class ModelConfig:
     name: str | None = option("a name from `plusx models`", None)
     shortcut: str | None = option("shortcut option", None, choices=("A", "B", "C"))
     stride_in: str | None = option("stride placement in a bottleneck", None, choices=("1x1", "3x3"))
-    stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
+    stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "pooled", "deep"))
     width: int | None = option("channels of the first stage", None, low=1)
     init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
     zero_init_last: bool | None = option("start each block's last batch-norm scale at zero (a departure)", None)

@@ -22,7 +22,7 @@ from plusx.models.resnet import ResNet
 CHOICES = {
     "shortcut": ("A", "B", "C"),
     "stride_in": ("1x1", "3x3"),
-    "stem": ("imagenet", "cifar", "deep"),
+    "stem": ("imagenet", "cifar", "pooled", "deep"),
     "init": INITS,
 }
 NEEDS = {
@@ -79,7 +79,7 @@ def create_model(
         width: channels of the first stage.
         shortcut: A (zero-padded identity), B (projection where the shape changes) or C (all projections).
         stride_in: convolution of a bottleneck that has the stride: `1x1` (the paper) or `3x3`.
-        stem: `imagenet`, `cifar` or `deep`.
+        stem: `imagenet`, `cifar`, `pooled` or `deep`; see `ResNet`.
         init: `he` (fan-out), `he-fan-in` or `xavier`.
         zero_init_last: start the last batch norm's scale of every residual branch at zero.
 

@@ -17,6 +17,7 @@ SMALL = [
     ("resnet8", {"width": 8, "shortcut": "B"}),
     ("resnet8", {"width": 8, "shortcut": "C"}),
     ("resnet8", {"width": 8, "stem": "imagenet"}),
+    ("resnet8", {"width": 8, "stem": "pooled"}),
     ("plain8", {"width": 8}),
     ("preresnet8", {"width": 8}),
     ("preresnet8", {"width": 8, "shortcut": "C"}),
@@ -70,6 +71,8 @@ def test_stage_shapes() -> None:
     }
     shapes = {k: tuple(v.shape[1:]) for k, v in create_model("resnet8").forward_features(images(2, 32)).items()}
     assert shapes == {"stem": (16, 32, 32), "layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}
+    pooled = create_model("resnet8", stem="pooled").forward_features(images(2, 32))
+    assert [tuple(v.shape[2:]) for v in pooled.values()] == [(16, 16), (16, 16), (8, 8), (4, 4)]
 
 
 @small
