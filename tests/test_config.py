@@ -1,0 +1,208 @@
+"""The configuration: checked as a whole, to and from JSON, and `--set`."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from plusx import config as configs
+from plusx.config import SECTIONS, Config, Facts
+from plusx.errors import ConfigError
+from plusx.plan import Request
+from plusx.recipes import small
+
+FACTS = Facts(
+    n_train=1000,
+    n_val=100,
+    n_classes=10,
+    width=32,
+    height=32,
+    channels=3,
+    mirror=True,
+    benchmark=False,
+    files=True,
+)
+CONFIG = small(FACTS)
+SET: dict[str, tuple[str, Any]] = {
+    "whole number": ("engine.batch=1_000", 1000),
+    "whole number, auto": ("engine.batch=auto", None),
+    "number": ("optim.lr=5e-2", 0.05),
+    "number without a point": ("optim.lr=1", 1.0),
+    "number, auto": ("optim.clip_norm=", None),
+    "truth": ("engine.compile=True", True),
+    "truth, small": ("optim.nesterov=false", False),
+    "truth, auto": ("model.zero_init_last=none", None),
+    "text": ("data.root=/a=b/c", "/a=b/c"),
+    "text, auto": ("data.root=auto", None),
+    "choice": ("engine.precision=auto", "auto"),
+    "choice called none": ("augment.flip=none", "none"),
+    "choice, auto": ("augment.flip=auto", None),
+    "two numbers": ("augment.area=0.5,1", (0.5, 1.0)),
+    "two whole numbers": ("augment.shorter_side=64,80", (64, 80)),
+    "any number of numbers": ("schedule.milestones=0.5,0.75,0.9", (0.5, 0.75, 0.9)),
+    "no numbers": ("schedule.milestones=", ()),
+}
+UNPARSED = {
+    "optim.lr=abc": "optim.lr: got 'abc', expected number",
+    "optim.lr=": "optim.lr: got '', expected number",
+    "engine.batch=1.5": "engine.batch: got '1.5', expected whole number or auto",
+    "engine.batch=many": "engine.batch: got 'many', expected whole number or auto",
+    "engine.compile=yes": "engine.compile: got 'yes', expected true or false",
+    "augment.area=a,b": "augment.area: got 'a,b', expected numbers a,b",
+    "schedule.milestones=x": "schedule.milestones: got 'x', expected numbers a,b,…",
+    "optim.lrr=1": "optim.lrr: no such field, did you mean optim.lr?",
+    "lr=1": "lr: no such field",
+    "optim.lr": "'optim.lr': got no value, expected section.field=value",
+}
+UNFIT = {
+    "optim.lr=-1": "optim.lr: got -1.0, expected at least 0",
+    "optim.lr=nan": "optim.lr: got nan, expected a finite number",
+    "optim.lr=inf": "optim.lr: got inf, expected a finite number",
+    "optim.name=lion": "optim.name: got 'lion', expected one of sgd, adamw",
+    "optim.label_smoothing=1": "optim.label_smoothing: got 1.0, expected at least 0 and below 1",
+    "data.val_fraction=1": "data.val_fraction: got 1.0, expected at least 0 and below 1 or auto",
+    "data.background=256": "data.background: got 256, expected at least 0 and below 256",
+    "data.channels=2": "data.channels: got 2, expected 1, 3 or auto",
+    "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
+    "engine.ema=1": "engine.ema: got 1.0, expected at least 0 and below 1",
+    "engine.device=tpu": "engine.device: got 'tpu', expected cpu, cuda, cuda:1, … or mps",
+    "schedule.warmup=1.5": "schedule.warmup: got 1.5, expected at least 0 and below 1",
+    "schedule.milestones=0.5,2": "schedule.milestones: got (0.5, 2.0), expected at least 0 and below 1",
+    "schedule.milestones=0.9,0.5": "schedule.milestones: got (0.9, 0.5), expected rising shares of the run",
+    "augment.area=0.5": "augment.area: got (0.5,), expected 2 values",
+    "augment.area=0.9,0.5": "augment.area: got (0.9, 0.5), expected 0 < low <= high <= 1",
+    "augment.shorter_side=9,8": "augment.shorter_side: got (9, 8), expected low <= high",
+    "augment.flip=vertical": "augment.flip: got 'vertical', expected one of none, random, alternate or auto",
+}
+
+
+def message(call: Callable[[], Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert caught.value.hint
+    return caught.value.message
+
+
+def changed(*texts: str) -> Config:
+    return configs.replace(CONFIG, configs.parse_overrides(texts))
+
+
+@pytest.mark.parametrize("case", SET)
+def test_set_parses_every_type(case: str) -> None:
+    text, wanted = SET[case]
+    (found,) = configs.parse_overrides([text]).values()
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize("text", UNPARSED)
+def test_set_refuses(text: str) -> None:
+    assert message(lambda: configs.parse_overrides([text])) == UNPARSED[text]
+
+
+@pytest.mark.parametrize("text", UNFIT)
+def test_values_out_of_bounds(text: str) -> None:
+    assert message(lambda: changed(text)) == UNFIT[text]
+
+
+def test_every_problem_is_told_at_once() -> None:
+    assert message(lambda: configs.parse_overrides(UNPARSED)) == "; ".join(UNPARSED.values())
+    fields = ["optim.lr=-1", "data.background=256", "engine.ema=1", "engine.batch=0", "schedule.warmup=1.5"]
+    assert sorted(message(lambda: changed(*fields)).split("; ")) == sorted(UNFIT[text] for text in fields)
+    between = ["data.channels=2", "engine.device=tpu", "augment.area=0.9,0.5", "schedule.milestones=0.9,0.5"]
+    assert sorted(message(lambda: changed(*between)).split("; ")) == sorted(UNFIT[text] for text in between)
+
+
+def test_length_is_in_epochs_or_in_steps() -> None:
+    both = message(lambda: configs.replace(CONFIG, {"schedule.steps": 5}))
+    assert both == "schedule: got epochs and steps both or neither, expected one of them"
+    assert message(lambda: configs.replace(CONFIG, {"schedule.epochs": None})) == both
+
+
+@pytest.mark.parametrize(
+    ("request_", "epochs", "steps"),
+    [
+        (Request(data="x", epochs=3), 3, None),
+        (Request(data="x", overrides=("schedule.steps=7",)), None, 7),
+        (Request(data="x", epochs=3, overrides=("schedule.steps=7",)), None, 7),
+        (Request(data="x", overrides=("schedule.epochs=4",)), 4, None),
+    ],
+)
+def test_steps_replace_epochs(request_: Request, epochs: int | None, steps: int | None) -> None:
+    schedule = configs.replace(CONFIG, request_.changes()).schedule
+    assert (schedule.epochs, schedule.steps) == (epochs, steps)
+
+
+def test_flags_are_fields() -> None:
+    request = Request(data="x", model="resnet8", epochs=3, size=16, seed=5, overrides=("model.name=resnet14",))
+    config = configs.replace(CONFIG, request.changes())
+    assert (config.model.name, config.schedule.epochs, config.data.size, config.seed) == ("resnet14", 3, 16, 5)
+
+
+def test_json_and_back() -> None:
+    config = changed(*(text for text, _ in SET.values() if "none" not in text))
+    plain = json.loads(json.dumps(configs.to_dict(config)))
+    assert configs.from_dict(plain) == config
+    assert plain.keys() == {"recipe", "seed", *SECTIONS}
+
+
+def without(plain: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name not in names}
+
+
+PLAIN = configs.to_dict(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("plain", "problems"),
+    [
+        (without(PLAIN, "recipe"), ["recipe: missing"]),
+        ({**PLAIN, "speed": 1}, ["speed: no such section"]),
+        ({**PLAIN, "optim": without(PLAIN["optim"], "lr", "name")}, ["optim.name: missing", "optim.lr: missing"]),
+        ({**PLAIN, "optim": {**PLAIN["optim"], "rate": 1}}, ["optim.rate: no such field"]),
+        ({**PLAIN, "seed": "x"}, ["seed: got 'x', expected whole number"]),
+        ({**PLAIN, "optim": {**PLAIN["optim"], "lr": "x"}}, ["optim.lr: got 'x', expected number"]),
+        ({**PLAIN, "optim": {**PLAIN["optim"], "lr": True}}, ["optim.lr: got True, expected number"]),
+        (
+            {**PLAIN, "schedule": {**PLAIN["schedule"], "warmup": "x", "milestones": 3}},
+            ["schedule.warmup: got 'x', expected number", "schedule.milestones: got 3, expected any number of values"],
+        ),
+    ],
+)
+def test_json_of_another_make(plain: dict[str, Any], problems: Iterable[str]) -> None:
+    assert message(lambda: configs.from_dict(plain)) == "; ".join(problems)
+
+
+def test_every_field_is_documented() -> None:
+    rows = configs.fields()
+    assert (
+        len({row["field"] for row in rows}) == len(rows) == sum(len(dataclasses.fields(s)) for s in SECTIONS.values())
+    )
+    assert all(row["doc"] and row["type"] and row["default"] for row in rows)
+    takes = {row["field"]: row["type"] for row in rows}
+    assert takes["optim.lr"] == "number"
+    assert takes["engine.batch"] == "whole number or auto"
+    assert takes["schedule.milestones"] == "numbers a,b,…"
+    assert takes["optim.name"] == "sgd|adamw"
+
+
+def test_every_field_fits_set() -> None:
+    """Each field's own value, written as a person would, is read back as it was."""
+    for name, section in configs.sections(CONFIG).items():
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else "auto" if value is None else str(value)
+            assert configs.parse_overrides([f"{name}.{field.name}={text}"]) == {f"{name}.{field.name}": value}
+
+
+def test_only_recipes_give_hyper_parameters() -> None:
+    required = {
+        f"{name}.{field.name}"
+        for name, section in SECTIONS.items()
+        for field in dataclasses.fields(section)
+        if field.default is dataclasses.MISSING
+    }
+    assert required == {"augment.crop", "optim.name", "optim.lr", "optim.weight_decay", "schedule.name"}
+    assert all(typing.get_type_hints(section) for section in SECTIONS.values())
