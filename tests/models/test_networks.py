@@ -261,7 +261,7 @@ def test_names_resolve() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet19", r"6n\+2 .* 18, 34, 50, 101, 152 Did you mean resnet18 or resnet20\?"),
+        ("resnet19", r"6n\+2 .* 18, 34, 50, 101, 152\. Did you mean resnet18 or resnet20\?"),
         ("plain9", "plain8 or plain14"),
         ("resnet2", "resnet8"),
         ("resnet999999", "a depth"),
