@@ -12,7 +12,7 @@ from plusx.config import (
 )
 
 BATCH = 128
-PEAK_LR = 0.3  # at a batch of 128
+PEAK_LR = 0.1  # at a batch of 128
 LEAST_STEPS = 1500  # a set too small for 15 epochs to fill these gets more epochs
 
 
