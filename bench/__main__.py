@@ -76,10 +76,8 @@ def main() -> None:
                 )
     if asked.quick:
         return
-    name = re.sub(r"[^a-z0-9]+", "-", f"{document['date'][:10]}-{document['cpu']}-{document['cores']}-cores".lower())
-    name = f"{name}-{asked.only}" if asked.only else name
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name.strip('-')}.json"
+    path = RESULTS / (f"speed-{asked.only}.json" if asked.only else "speed.json")
     path.write_text(json.dumps(document, indent=2) + "\n")
     print(f"written: {path}")
 

@@ -1,5 +1,6 @@
 """What the documents say is so: paths exist, fields and names exist, numbers are recomputed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -95,3 +96,24 @@ def test_table_of_networks_is_recomputed(row: Row) -> None:
     digits, scale = {"G": (3, 1e9), "M": (2, 1e6)}[unit]
     assert count_params(network) == params
     assert round(count_macs(network, shape) / scale, digits) == macs
+
+
+def test_results_are_those_of_the_measured_runs() -> None:
+    rows = [line for line in section(README, "Results").splitlines() if line.startswith("| `")]
+    document = json.loads((ROOT / "bench" / "results" / "runs.json").read_text())
+    told = [
+        f"| `{run['command']}` | {run['top1']:.2%} of {run['n']:,} | {run['seconds'] / 60:.1f} min | "
+        f"{document['cpu']}, {document['cores']} cores |"
+        for run in document["runs"]
+    ]
+    assert rows == told
+
+
+def test_speeds_are_those_of_the_measured_comparisons() -> None:
+    rows = [line for line in section(README, "Results").splitlines() if line.startswith("| ResNet") or "JPEG" in line]
+    document = json.loads((ROOT / "bench" / "results" / "speed.json").read_text())
+    told = [
+        f"| {r['name']} | {r['plusx']:,.0f} | {r['plain']:,.0f} | {r['ratio']:.2f} |"
+        for r in (*document["training"], *document["loading"])
+    ]
+    assert rows == told
