@@ -1,7 +1,7 @@
 """`python -m bench.runs OUT [--cifar10 FOLDER]`: the trainings that the README reports, and their exact test metrics.
 
-Each is the command a user would type. A run that is in OUT already is measured again, not trained again. About 30 minutes
-on two CPU cores; the results go to bench/results/runs.json.
+Each is the command a user would type. A run that is in OUT already is measured again, not trained again. About 30
+minutes on two CPU cores; the results go to bench/results/runs.json.
 """
 
 import argparse
