@@ -57,7 +57,7 @@ def start(*words: Any, prepare: Callable[[], None] | None = None, **options: Any
 
 def finish(process: "subprocess.Popen[str]") -> Ran:
     """Wait for the end of a command."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return Ran(process.returncode, out, err)
 
 

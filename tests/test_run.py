@@ -119,6 +119,22 @@ def test_no_room_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
+def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
+    """A terminal sends the signal to every process of the command; only one of them answers."""
+    data = photos(tmp_path / "photos")
+    words = (*PHOTO, "--epochs", 200, "--set", "data.workers=2")
+    process = start("train", data, "--out", tmp_path / "run", *words, start_new_session=True)
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith("epoch 1/200"))
+    os.killpg(process.pid, signal.SIGINT)
+    ran = finish(process)
+    assert (ran.code, ran.out) == (130, "")
+    assert "plusx: stopped by Ctrl-C after step " in ran.err
+    assert "Traceback" not in ran.err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
 def test_ctrl_c_before_training_leaves_nothing(tmp_path: Path) -> None:
     process = start("train", "digits", "--out", tmp_path / "a" / "run", *STEPS)
     time.sleep(0.3)
