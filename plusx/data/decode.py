@@ -22,6 +22,11 @@ from torch import Tensor
 
 from plusx.errors import ImageError
 
+try:
+    import simplejpeg  # type: ignore[import-not-found, import-untyped, unused-ignore]
+except ImportError:  # training decodes with Pillow alone
+    simplejpeg = None
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image
@@ -72,7 +77,7 @@ def decode(
     Raises:
         ImageError: whatever is wrong with the file, its values included; no other exception leaves.
     """
-    with _opened(source, name, max_pixels) as (image, turn):
+    with _opened(source, name, max_pixels) as (image, turn, _):
         scale = 1 if min_side is None else _scale(min(image.size), min_side)
         return _tensor(_upright(image, turn, scale), channels, background).permute(2, 0, 1)
 
@@ -104,21 +109,25 @@ def decode_crop(
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(source, name, max_pixels) as (image, turn):
+    with _opened(source, name, max_pixels) as (image, turn, data):
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
-        image = _upright(image, turn, scale)
+        whole = _quick_jpeg(image, data, scale, channels) if turn == 1 else None
+        if whole is None:
+            image = _upright(image, turn, scale)
+        rows, columns = whole.shape[:2] if whole is not None else (image.height, image.width)
         if scale > 1:
-            scale_y, scale_x = image.height / height, image.width / width
-            top, high = round(top * scale_y), max(1, round(high * scale_y))
-            left, wide = round(left * scale_x), max(1, round(wide * scale_x))
+            top, high = round(top * rows / height), max(1, round(high * rows / height))
+            left, wide = round(left * columns / width), max(1, round(wide * columns / width))
+        if whole is not None:
+            return whole[top : top + high, left : left + wide]
         return _tensor(image.crop((left, top, left + wide, top + high)), channels, background)
 
 
 @contextmanager
-def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int]]:
-    """An image whose header is acceptable, and its orientation, 1 to 8; every error becomes an ImageError."""
+def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int, bytes]]:
+    """An image whose header is acceptable, its orientation (1 to 8), its bytes; every error becomes an ImageError."""
     called = name or ("image bytes" if isinstance(source, bytes) else os.fspath(source))
     try:
         data = source if isinstance(source, bytes) else _read(Path(source), 8 * max_pixels + 2**24)
@@ -129,7 +138,7 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
             raise ValueError(problem)
         if image.format == "PNG":
             image.load()  # its EXIF data may follow the pixels
-        yield image, _orientation(image)
+        yield image, _orientation(image), data
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -195,6 +204,18 @@ def _upright(image: Image.Image, turn: int, scale: int) -> Image.Image:
         image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
     image.load()
     return image.transpose(_UPRIGHT[turn]) if turn > 1 else image
+
+
+def _quick_jpeg(image: Image.Image, data: bytes, scale: int, channels: int) -> Tensor | None:
+    """A JPEG at 1/scale of its size by simplejpeg: Pillow's pixels, sooner. None for what it does not decode."""
+    if simplejpeg is None or image.format != "JPEG" or image.mode != ("L" if channels == 1 else "RGB"):
+        return None
+    least = {"min_height": -(-image.height // scale), "min_width": -(-image.width // scale), "min_factor": 1}
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **least)
+    except ValueError:  # Pillow says what is wrong with it
+        return None
+    return torch.from_numpy(pixels)
 
 
 def _tensor(image: Image.Image, channels: int, background: int) -> Tensor:

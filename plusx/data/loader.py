@@ -239,11 +239,12 @@ class _Cutter:
             found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
         if any(f.is_floating_point() for f in found):
             found = [f.float() for f in found]
-        pixels = torch.stack(found)
+        flips = mirrored(augment, self._seed, task.epoch, task.ids)
+        pixels = torch.stack([f.flip(1) if flip else f for f, flip in zip(found, flips, strict=True)])
         if augment.crop == "translate":
             stored = padded(pixels, augment.pad, _fill(self._preprocess))
             pixels = windows(stored, np.arange(len(found)), shifts(augment.pad, self._seed, task.epoch, task.ids), size)
-        return mirror(pixels, mirrored(augment, self._seed, task.epoch, task.ids))
+        return pixels
 
     def _of_file(self, path: str, draws: list[float]) -> Tensor:
         rules, size = self._preprocess, self._preprocess.size
@@ -301,6 +302,8 @@ class _Workers:
     def __init__(self, cutter: _Cutter, count: int) -> None:
         context = torch.multiprocessing.get_context()  # passes tensors through shared memory
         self._processes, self._pipes = [], []
+        # A process inherits the mask, so that no signal finds it, or the fork, halfway.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         for _ in range(count):
             ours, theirs = context.Pipe()
             self._pipes.append(ours)
@@ -308,6 +311,7 @@ class _Workers:
             process.start()
             theirs.close()
             self._processes.append(process)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def results(self, tasks: Iterator[_Task]) -> Iterator[tuple[Ids, Tensor]]:
         """The pixels of each task, in order.

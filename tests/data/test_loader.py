@@ -1,0 +1,313 @@
+"""Loaders: the same ids and pixels whatever the workers, epochs from their middle, workers that fail or are left."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plusx.config import AugmentConfig
+from plusx.data import augment as augment_module
+from plusx.data.dataset import Split
+from plusx.data.decode import decode
+from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
+from plusx.data.sampling import order
+from plusx.errors import DataError, ImageError, TrainingError
+from tests.data.test_transforms import RULES
+
+N = 22
+SMALL = replace(RULES, size=16, resize=16)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Files of several formats, sizes and depths."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    paths = []
+    for i in range(N):
+        scene = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize((90 + 7 * i, 70 + 3 * i))
+        path = folder / f"{i}.{'png' if i % 5 == 0 else 'jpg'}"
+        scene.save(path)
+        paths.append(str(path))
+    Image.fromarray(rng.integers(0, 65536, (60, 80)).astype(np.uint16)).save(paths[5])
+    return Split("train", np.arange(N) % 3, tuple(paths), tuple(paths))
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (N, 3, 16, 16), np.uint8)
+    return Split("train", np.arange(N) % 3, None, tuple(map(str, range(N))), images)
+
+
+def make(split: Split, mode: str, workers: int = 0, **options: Any) -> TrainLoader:
+    rules = SMALL if mode == "small" else RULES
+    return train_loader(
+        split, rules, AugmentConfig(**options), n_classes=3, mode=mode, batch=4, seed=1, workers=workers
+    )
+
+
+def same(a: Iterable[Batch], b: Iterable[Batch]) -> bool:
+    return all(all(map(torch.equal, x, y)) for x, y in zip(a, b, strict=True))
+
+
+CROPS = [
+    {"crop": "resized", "flip": "random"},
+    {"crop": "scale", "shorter_side": (28, 60), "flip": "alternate", "cutout": 6},
+    {"crop": "translate", "pad": 3, "mixup": 0.2},
+    {"crop": "none", "cutmix": 1.0},
+]
+
+
+@pytest.mark.parametrize("options", CROPS)
+def test_photos_are_the_same_with_0_1_and_3_workers(photos: Split, options: dict[str, Any]) -> None:
+    alone = make(photos, "photo", 0, **options)
+    wanted = [batch for epoch in range(2) for batch in alone.epoch(epoch)]
+    assert [len(batch.ids) for batch in wanted[:6]] == [4, 4, 4, 4, 4, 2]
+    for workers in (1, 3):
+        loader = make(photos, "photo", workers, **options)
+        assert same([batch for epoch in range(2) for batch in loader.epoch(epoch)], wanted)
+        assert same(loader.epoch(1, start=4), wanted[-2:])
+
+
+@pytest.mark.parametrize("mode", ["small", "photo"])
+def test_arrays_in_both_modes(arrays: Split, mode: str) -> None:
+    for options in CROPS:
+        loader = make(arrays, mode, **options)
+        batches = list(loader.epoch(3))
+        assert same(loader.epoch(3, start=2), batches[2:])
+        size = SMALL.size if mode == "small" else RULES.size
+        assert batches[0].images.shape == (4, 3, size, size)
+        assert batches[0].images.dtype == torch.float32
+        soft = "mixup" in options or "cutmix" in options
+        assert batches[0].targets.shape == ((4, 3) if soft else (4,))
+
+
+def test_the_global_generator_is_left_alone(photos: Split) -> None:
+    before = torch.get_rng_state()
+    list(make(photos, "photo", 1, **CROPS[2]).epoch(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_is_the_order_of_sampling(arrays: Split) -> None:
+    loader = make(arrays, "small", crop="none")
+    assert (loader.n, loader.steps_per_epoch) == (N, 6)
+    for epoch in range(2):
+        batches = list(loader.epoch(epoch))
+        ids = torch.cat([batch.ids for batch in batches]).numpy()
+        assert np.array_equal(ids, order(N, 1, epoch, 0, N))
+        for batch in batches:
+            assert torch.equal(batch.targets, batch.ids % 3)
+            for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
+                assert torch.allclose(image, SMALL(torch.from_numpy(arrays.images[i])), atol=1e-5)  # type: ignore[index]
+
+
+def test_order_is_computed_in_slices(arrays: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [batch.ids.tolist() for batch in make(arrays, "small", crop="none").epoch(0)]
+    monkeypatch.setattr(sys.modules[TrainLoader.__module__], "STEPS_AHEAD", 2)
+    assert [batch.ids.tolist() for batch in make(arrays, "small", crop="none").epoch(0)] == whole
+
+
+def test_translation_pads_with_the_mean(arrays: Split) -> None:
+    loader = make(arrays, "small", crop="translate", pad=16)
+    images = torch.cat([batch.images for batch in loader.epoch(0)])
+    fill = augment_module.normalize((torch.tensor(SMALL.mean) * 255).round().view(1, 1, 1, 3), SMALL.mean, SMALL.std)
+    assert fill.abs().max() < 0.01
+    assert (images == fill.view(1, 3, 1, 1)).all(1).float().mean() > 0.4
+
+
+def test_small_files_are_read_once_and_equal_arrays(tmp_path: Path, arrays: Split) -> None:
+    assert arrays.images is not None
+    paths = tuple(str(tmp_path / f"{i}.png") for i in range(N))
+    for path, image in zip(paths, arrays.images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    done: list[tuple[int, int]] = []
+    loader = train_loader(
+        Split("train", arrays.targets, paths, paths),
+        SMALL,
+        AugmentConfig(crop="translate", pad=2),
+        n_classes=3,
+        mode="small",
+        batch=4,
+        seed=1,
+        progress=lambda *counts: done.append(counts),
+    )
+    assert done[-1] == (N, N)
+    for path in paths:
+        os.unlink(path)
+    assert same(loader.epoch(0), make(arrays, "small", crop="translate", pad=2).epoch(0))
+
+
+def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
+    rng, paths = np.random.default_rng(0), tuple(str(tmp_path / f"{i}.png") for i in range(4))
+    for path in paths[1:]:
+        Image.fromarray(rng.integers(0, 65536, (16, 16)).astype(np.uint16)).save(path)
+    Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(paths[0])
+    split = Split("train", np.arange(4), paths, paths)
+    for mode in ("small", "photo"):
+        loader = train_loader(split, SMALL, AugmentConfig(crop="none"), n_classes=4, mode=mode, batch=4, seed=0)
+        batch = next(loader.epoch(0))
+        for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
+            assert torch.allclose(image, SMALL.load(paths[i]), atol=2e-6)
+
+
+def test_several_labels_an_image(arrays: Split) -> None:
+    targets = np.random.default_rng(0).integers(0, 2, (N, 3)).astype(np.float32)
+    loader = make(replace(arrays, targets=targets), "small", crop="none")
+    for batch in loader.epoch(0):
+        assert torch.equal(batch.targets, torch.from_numpy(targets)[batch.ids])
+    (_, mixed, _) = next(make(replace(arrays, targets=targets), "small", crop="none", mixup=1.0).epoch(0))
+    assert mixed.shape == (4, 3)
+
+
+def test_one_example_is_refused(arrays: Split) -> None:
+    with pytest.raises(DataError, match="1 training example"):
+        make(arrays.take(np.arange(N) == 3), "small", crop="none")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_file_is_named(photos: Split, workers: int, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    assert photos.paths is not None
+    split = replace(photos, paths=(*photos.paths[:-1], str(bad)))
+    others = set(multiprocessing.active_children())
+    loader = make(split, "photo", workers, crop="resized")
+    with pytest.raises(ImageError, match=r"bad\.jpg: not an image") as caught:
+        list(loader.epoch(0))
+    assert caught.value.path == str(bad)
+    assert set(multiprocessing.active_children()) <= others
+    Path(bad).write_bytes(Path(photos.paths[0]).read_bytes())
+    assert len(list(loader.epoch(0))) == 6
+    bad.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        list(eval_loader(split, RULES, workers=workers))
+
+
+def test_a_closed_epoch_ends_its_workers(photos: Split) -> None:
+    others = set(multiprocessing.active_children())
+    loader = make(photos, "photo", 2, crop="resized")
+    epoch = loader.epoch(0)
+    first = next(epoch)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    epoch.close()
+    assert set(multiprocessing.active_children()) <= others
+    assert same([next(loader.epoch(0))], [first])
+
+
+def test_a_killed_worker_is_told_at_once(photos: Split) -> None:
+    loader = make(photos, "photo", 2, crop="resized")
+    others = set(multiprocessing.active_children())
+    epoch = loader.epoch(0)
+    next(epoch)
+    for child in set(multiprocessing.active_children()) - others:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    start = time.perf_counter()
+    with pytest.raises(TrainingError, match="/dev/shm"):
+        list(epoch)
+    assert time.perf_counter() - start < 10
+    assert len(list(loader.epoch(0))) == 6  # with new ones
+
+
+SCRIPT = """
+import multiprocessing, os, signal, sys
+from tests.data.test_loader import *
+
+def main():
+    paths = tuple(sys.argv[2:]) * 20
+    loader = make(Split("train", np.arange(len(paths)) % 3, paths, paths), "photo", 2, crop="resized")
+    epoch = loader.epoch(0)
+    next(epoch)
+    children = multiprocessing.active_children()
+    print(*[child.pid for child in children], flush=True)
+    if sys.argv[1] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[1] == "group":
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        for sent in (signal.SIGTERM, signal.SIGINT):
+            os.system(f"kill -{sent.name[3:]} {' '.join(str(child.pid) for child in children)}")
+        assert len(list(epoch)) == loader.steps_per_epoch - 1
+    if sys.argv[1] == "idle":
+        list(epoch)
+        os.kill(children[0].pid, signal.SIGKILL)
+
+main()
+"""
+
+
+@pytest.mark.parametrize("what", ["die", "group", "idle", "leave"])
+def test_workers_outlast_signals_and_not_their_parent(what: str, photos: Split) -> None:
+    assert photos.paths is not None
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, what, *photos.paths[:4]],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == (-signal.SIGKILL if what == "die" else 0)
+    pids = done.stdout.split()
+    assert len(pids) == 2
+    deadline = time.perf_counter() + 10
+    while any(alive(pid) for pid in pids):
+        assert time.perf_counter() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("mode", ["small", "photo"])
+def test_evaluation_sees_each_file_once_in_order(photos: Split, mode: str, workers: int) -> None:
+    loader = eval_loader(photos, RULES, mode=mode, batch=5, workers=workers)
+    assert loader.n == N
+    for _ in range(2):  # the second time from memory in small mode
+        batches = list(loader)
+        assert [len(batch.ids) for batch in batches] == [5, 5, 5, 5, 2]
+        assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(N))
+        assert torch.equal(torch.cat([batch.targets for batch in batches]), torch.from_numpy(photos.targets))
+        images = torch.cat([batch.images for batch in batches])
+        assert photos.paths is not None
+        assert all(torch.equal(image, RULES.load(path)) for image, path in zip(images, photos.paths, strict=True))
+
+
+@pytest.mark.parametrize("rules", [SMALL, RULES])
+def test_evaluation_of_arrays_has_the_bits_of_one_image(arrays: Split, rules: Any) -> None:
+    assert arrays.images is not None
+    wanted = [rules(torch.from_numpy(image)) for image in arrays.images]
+    for batch in (1, 5, 64):
+        images = torch.cat([b.images for b in eval_loader(arrays, rules, batch=batch)])
+        assert all(map(torch.equal, images, wanted))
+
+
+def test_evaluation_left_early_starts_again(arrays: Split) -> None:
+    loader = eval_loader(arrays, SMALL, mode="small", batch=5)
+    next(iter(loader))
+    assert sum(len(batch.ids) for batch in loader) == N
+    assert sum(len(batch.ids) for batch in loader) == N
+
+
+def test_training_and_evaluation_decode_alike(photos: Split) -> None:
+    """Without random changes training sees evaluation's pixels, to the rounding of uint8."""
+    assert photos.paths is not None
+    for batch in make(photos, "photo", crop="none").epoch(0):
+        for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
+            assert (image - RULES.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
+    assert decode(photos.paths[5]).dtype == torch.float32

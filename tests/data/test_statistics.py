@@ -1,0 +1,58 @@
+"""Channel statistics: exact against numpy, from memory and from files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plusx.data import statistics
+from plusx.data.dataset import Split
+from plusx.data.statistics import channel_statistics
+from tests.data.test_transforms import GRAY, RULES
+
+
+def split_of(images: np.ndarray | None = None, paths: tuple[str, ...] | None = None) -> Split:
+    n = len(paths or images)  # type: ignore[arg-type]
+    return Split("train", np.zeros(n, np.int64), paths, tuple(map(str, range(n))), images)
+
+
+def test_arrays_are_exact() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (150, 3, 9, 7), np.uint8)
+    found = channel_statistics(split_of(images), RULES)
+    assert found.mean == pytest.approx(images.mean((0, 2, 3)) / 255, rel=1e-14)
+    assert found.std == pytest.approx(images.std((0, 2, 3)) / 255, rel=1e-12)
+    assert found.notes == ()
+
+
+def test_files_of_different_sizes_and_depths_are_pooled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (h, 10), np.uint8) for h in (5, 11)] + [rng.integers(0, 65536, (6, 6)).astype("u2")]
+    paths = tuple(str(tmp_path / f"{i}.png") for i in range(3))
+    for path, array in zip(paths, pixels, strict=True):
+        Image.fromarray(array).save(path)
+    calls: list[tuple[int, int]] = []
+    found = channel_statistics(split_of(paths=paths), GRAY, lambda done, total: calls.append((done, total)))
+    values = np.concatenate([(a / np.iinfo(a.dtype).max).ravel() for a in pixels])
+    assert found.mean == pytest.approx([values.mean()], rel=1e-6)
+    assert found.std == pytest.approx([values.std()], rel=1e-6)
+    assert calls[-1] == (3, 3)
+
+
+def test_a_constant_channel_divides_by_one() -> None:
+    found = channel_statistics(split_of(np.full((4, 1, 5, 5), 51, np.uint8)), GRAY)
+    assert found.mean == (0.2,)
+    assert found.std == (1.0,)
+
+
+def test_many_photos_are_sampled_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SAMPLE", 2)
+    paths = tuple(str(tmp_path / f"{i}.png") for i in range(5))
+    for i, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (i, i, i)).save(path)
+    large = replace(RULES, size=100, resize=100)
+    found = channel_statistics(split_of(paths=paths), large)
+    assert "2 of the 5 training photos" in found.notes[0]
+    assert found == channel_statistics(split_of(paths=paths), large)
+    assert channel_statistics(split_of(paths=paths), RULES).mean == pytest.approx([2 / 255] * 3)

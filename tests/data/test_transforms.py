@@ -1,0 +1,129 @@
+"""The evaluation transform: its bits do not depend on layout, threads or company; its values are torchvision's."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torchvision.transforms import v2
+
+from plusx.data.transforms import Preprocess
+from plusx.errors import ConfigError
+from tests.data.test_decode import RAMP, SCENE, encoded
+
+RULES = Preprocess(size=24, resize=28, fit="crop", channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+GRAY = replace(RULES, channels=1, mean=(0.5,), std=(0.25,))
+
+
+def random_image(height: int, width: int, channels: int = 3) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(height).integers(0, 256, (channels, height, width), np.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 40), (24, 24), (28, 28), (9, 13), (500, 800)])
+def test_it_is_torchvisions_tensor_transform(height: int, width: int) -> None:
+    image = random_image(height, width)
+    reference = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Resize(28, antialias=True),
+            v2.CenterCrop(24),
+            v2.Normalize(RULES.mean, RULES.std),
+        ]
+    )
+    out = RULES(image)
+    assert out.shape == (3, 24, 24)
+    assert out.dtype == torch.float32
+    if (height - width) % 2 == 0:  # where the crop's odd pixel goes is a convention
+        assert torch.allclose(out, reference(image), atol=1e-5)
+
+
+def test_bands_change_no_bit() -> None:
+    image = random_image(2100, 800)
+    whole = F.interpolate(image[None].float().div(255), (73, 28), mode="bilinear", antialias=True)[0]
+    assert torch.equal(RULES.square(image), whole[:, 24:48, 2:26])
+
+
+def test_layout_and_threads_change_no_bit() -> None:
+    image = random_image(300, 400)
+    wanted = RULES(image)
+    assert torch.equal(RULES(image.permute(1, 2, 0).contiguous().permute(2, 0, 1)), wanted)
+    torch.set_num_threads(1)
+    assert torch.equal(RULES(image), wanted)
+
+
+def test_normalising_many_is_normalising_each() -> None:
+    images = torch.rand(37, 3, 24, 24)
+    together = RULES.normalize(images)
+    assert all(torch.equal(RULES.normalize(image), row) for image, row in zip(images, together, strict=True))
+
+
+def test_pad_keeps_all_and_fills_with_the_background() -> None:
+    image = torch.full((3, 20, 40), 51, dtype=torch.uint8)
+    out = replace(RULES, fit="pad", background=255).square(image)
+    assert out.shape == (3, 24, 24)
+    assert out[:, :6].unique().tolist() == [1.0]
+    assert torch.allclose(out[:, 6:18], torch.tensor(0.2))
+    assert out[:, 18:].unique().tolist() == [1.0]
+
+
+def test_stretch_keeps_all() -> None:
+    image = torch.cat([torch.zeros(3, 20, 20), torch.ones(3, 20, 20)], 2)
+    out = replace(RULES, fit="stretch").square(image)
+    assert out.shape == (3, 24, 24)
+    assert out.mean().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (3, 3), (2, 200_000)])
+def test_extreme_shapes(fit: str, shape: tuple[int, int]) -> None:
+    rules = replace(RULES, size=224, resize=256, fit=fit)
+    out = rules(torch.full((3, *shape), 100, dtype=torch.uint8))
+    assert out.shape == (3, 224, 224)
+    assert out.isfinite().all()
+    if fit != "pad":
+        assert torch.allclose(out, rules.normalize(torch.full((3, 1, 1), 100 / 255)), atol=1e-4)
+
+
+def test_channels_are_converted() -> None:
+    gray = random_image(30, 30, 1)
+    assert torch.equal(RULES.square(gray)[2], GRAY.square(gray)[0])
+    colour = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 30, 30)
+    assert torch.allclose(GRAY.square(colour), torch.tensor(0.299))
+
+
+def test_load_reads_paths_and_bytes_alike(tmp_path: pytest.TempPathFactory) -> None:
+    data = encoded(SCENE, "JPEG")
+    path = tmp_path / "scene.jpg"  # type: ignore[operator]
+    path.write_bytes(data)
+    assert torch.equal(RULES.load(path), RULES.load(data))
+    assert torch.equal(RULES.load(str(path)), RULES.load(data))
+
+
+def test_deep_images_keep_their_precision() -> None:
+    rules = replace(GRAY, size=256, resize=256, mean=(0.0,), std=(1.0,))
+    out = rules.load(encoded(Image.fromarray(RAMP), "PNG"))
+    assert torch.equal(out[0], torch.from_numpy(RAMP.astype(np.float32) / np.float32(65535)))
+
+
+def test_it_travels_as_json() -> None:
+    assert Preprocess.from_dict(json.loads(json.dumps(RULES.to_dict()))) == RULES
+    with pytest.raises(ConfigError, match="expected"):
+        Preprocess.from_dict({"size": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"fit": "squash"}, "fit"),
+        ({"resize": 20}, "at least data.size"),
+        ({"channels": 2}, "channels"),
+        ({"mean": (0.5,)}, "mean"),
+        ({"std": (0.0, 1.0, 1.0)}, "positive"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        replace(RULES, **changes)  # type: ignore[arg-type]
