@@ -172,7 +172,7 @@ def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress |
     """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
     n, side, channels = len(split), preprocess.size, preprocess.channels
     fill = _fill(preprocess)
-    if split.images is not None and split.images.shape[1:] == (channels, side, side):
+    if split.images is not None and preprocess.keeps(split.images.shape[1:]):
         return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
     store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
     if split.images is not None:
@@ -442,7 +442,7 @@ class EvalLoader:
         if split.images is None:
             assert split.paths is not None
             yield from _stacked(self._loaded(split.paths), self._batch)
-        elif split.images.shape[1:] == (rules.channels, rules.size, rules.size):
+        elif rules.keeps(split.images.shape[1:]):
             # Nothing to resize: elementwise operations give each image its own bits in any company.
             for start in range(0, self.n, self._batch):
                 images = torch.from_numpy(split.images[start : start + self._batch])

@@ -77,6 +77,11 @@ class Preprocess:
         )
         return self(image)
 
+    def keeps(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape (C, H, W) go through with neither a resize nor a crop."""
+        whole = self.fit != "crop" or self.resize == self.size
+        return whole and tuple(shape) == (self.channels, self.size, self.size)
+
     def square(self, image: Tensor) -> Tensor:
         """(C, H, W), uint8 or float32 -> float32 0..1 (C, size, size), not yet normalised."""
         if self.fit == "stretch":
