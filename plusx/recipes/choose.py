@@ -8,8 +8,8 @@ from plusx.config import Config, Facts, replace
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
 GIB = 1 << 30
-SMALL_MODEL, SMALL_WIDTH = "resnet14", 64
-POOLED_SIDE = 24  # px: from here the automatic network halves the resolution in its stem
+SMALL_MODEL = "resnet14"
+POOLED_SIDE = 24  # px: from here the automatic network is twice as wide, behind a stem that halves the resolution
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def _mirror(config: Config) -> str:
 
 def _width(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
     if config.model.name is None and config.data.mode == "small":
-        return SMALL_WIDTH, "the best accuracy per minute of the widths measured on small images"
+        width = 64 if (config.data.size or 0) >= POOLED_SIDE else 32
+        return width, "the best accuracy per minute of the widths measured on images of this size"
     return None, ""  # a network that is named keeps its own width
 
 
