@@ -116,13 +116,12 @@ def decode_crop(
         whole = _quick_jpeg(image, data, scale, channels) if turn == 1 else None
         if whole is None:
             image = _upright(image, turn, scale)
-        rows, columns = whole.shape[:2] if whole is not None else (image.height, image.width)
-        if scale > 1:
-            top, high = round(top * rows / height), max(1, round(high * rows / height))
-            left, wide = round(left * columns / width), max(1, round(wide * columns / width))
-        if whole is not None:
-            return whole[top : top + high, left : left + wide]
-        return _tensor(image.crop((left, top, left + wide, top + high)), channels, background)
+        rows, columns = (image.height, image.width) if whole is None else whole.shape[:2]
+        top, bottom = round(top * rows / height), round((top + high) * rows / height)
+        left, right = round(left * columns / width), round((left + wide) * columns / width)
+        if whole is None:
+            return _tensor(image.crop((left, top, right, bottom)), channels, background)
+        return whole[top:bottom, left:right]
 
 
 @contextmanager
