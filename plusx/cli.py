@@ -6,6 +6,7 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 
 import functools
 import importlib.metadata
+import io
 import json
 import shlex
 import signal
@@ -190,14 +191,14 @@ def predict(
         rows = run_predict(model, paths, top=top, progress=progress)
     if out is not None:
         write(rows, out)
-        _say(f"{len(rows):,} rows written to {out}", stderr=as_json)
+        _say(f"{_plural(len(rows), 'row')} written to {out}", stderr=as_json)
     if as_json:
         _print_json(rows)
     elif out is None:
         _print_predictions(rows)
     if bad := sum("error" in row for row in rows):
         rest = "" if bad == len(rows) else "; the others are answered"
-        _say(f"plusx: {bad:,} of {len(rows):,} files could not be read{rest}.", stderr=True)
+        _say(f"plusx: {bad:,} of {_plural(len(rows), 'file')} could not be read{rest}.", stderr=True)
         raise typer.Exit(1)
 
 
@@ -275,6 +276,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, lambda received, _: sys.exit(128 + received))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without our characters still gets the words
     app(prog_name="plusx")
 
 
@@ -305,11 +308,17 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_visible(cell)) for cell in row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else 160
+    console.print(table)
 
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def _percent(fraction: float) -> str:
@@ -320,8 +329,7 @@ def _print_run(run: Any) -> None:
     result = run.to_dict()
     final, watched = result["final"], result["watched"]
     state = "finished before, nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
-    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
-    _say(f"{result['model']}, {epochs} on {result['n_train']:,} images: {state}")
+    _say(f"{result['model']}, {_plural(result['epochs'], 'epoch')} on {result['n_train']:,} images: {state}")
     _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
     if run.selected == "best":
         best = result["best"]
@@ -369,7 +377,7 @@ def _print_check(report: Any) -> None:
     for warning in report.warnings:
         _say(f"warning: {warning}")
     found = len(report.bad) + len(report.duplicates) + len(report.warnings)
-    _say(f"{found:,} finding{'s' * (found != 1)}; nothing was changed." if found else "Nothing to report.")
+    _say(f"{_plural(found, 'finding')}; nothing was changed." if found else "Nothing to report.")
 
 
 def _split_order(name: str) -> int:

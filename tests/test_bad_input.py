@@ -283,5 +283,5 @@ def test_nothing_to_predict(run: Path, tmp_path: Path) -> None:
     line = refused(tmp_path, "predict", run, tmp_path)
     assert line == "plusx: No image files found. Give files, folders that hold images, or quoted globs."
     assert plusx("predict", run, tmp_path / "a.png") == Ran(
-        1, "", f"{tmp_path}/a.png: No such file or directory\nplusx: 1 of 1 files could not be read.\n"
+        1, "", f"{tmp_path}/a.png: No such file or directory\nplusx: 1 of 1 file could not be read.\n"
     )

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -266,3 +267,11 @@ def test_debug_shows_the_traceback() -> None:
 )
 def test_messages_are_a_sentence_and_an_action(message: str, hint: str, text: str) -> None:
     assert str(PlusxError(message, hint)) == text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_our_characters(encoding: str) -> None:
+    command = [sys.executable, "-m", "plusx", "recipes", "--fields"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"cpu, cuda, cuda:1, \\u2026" in done.stdout
