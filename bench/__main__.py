@@ -62,24 +62,23 @@ def main() -> None:
     parser.add_argument("--only", choices=KINDS, help="leave the other kind out")
     parser.add_argument("--quick", action="store_true", help="show that it runs; the numbers mean nothing")
     asked = parser.parse_args()
-    kinds = (asked.only,) if asked.only else KINDS
-    document = surroundings() | {kind: [] for kind in kinds}
-    print(f"{document['cpu']}, {document['cores']} cores; load {document['load_at_start']:.1f}", file=sys.stderr)
+    about = surroundings()
+    print(f"{about['cpu']}, {about['cores']} cores; load {about['load_at_start']:.1f}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="plusx-bench-") as folder:
-        for kind in kinds:
+        for kind in (asked.only,) if asked.only else KINDS:
+            results = []
             for result in comparisons(kind, Path(folder), 1 if asked.quick else asked.rounds, asked.quick):
-                document[kind].append(result)
+                results.append(result)
                 print(
                     f"{result['name']}: plusx {result['plusx']:.1f}, plain {result['plain']:.1f} {result['unit']}, "
                     f"ratio {result['ratio']:.2f} (goal {result['goal']:.1f})",
                     flush=True,
                 )
-    if asked.quick:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (f"speed-{asked.only}.json" if asked.only else "speed.json")
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    print(f"written: {path}")
+            if not asked.quick:
+                path = RESULTS / f"speed-{kind}.json"
+                RESULTS.mkdir(exist_ok=True)
+                path.write_text(json.dumps({**about, kind: results}, indent=2) + "\n")
+                print(f"written: {path}")
 
 
 if __name__ == "__main__":

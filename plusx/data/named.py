@@ -139,7 +139,7 @@ def _download(spec: Published, root: str | None) -> Path:
 
 def _parse_idx(contents: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An IDX pair: images after 16 bytes of header, labels after 8."""
-    images, labels = (np.frombuffer(content, np.uint8) for content in contents)
+    images, labels = (np.frombuffer(bytearray(content), np.uint8) for content in contents)
     return images[16:].reshape(-1, 1, 28, 28), labels[8:]
 
 

@@ -96,6 +96,7 @@ def test_idx_zipped_or_not(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path(FASHION_MNIST.places[0]).exists(), reason="needs the package dataset-fashion-mnist")
 def test_the_systems_fashion_mnist() -> None:
     dataset = open_dataset("fashion-mnist", CONFIG)
+    assert all(s.images is not None and s.images.flags.writeable for s in dataset.splits.values())  # else torch warns
     assert {name: s.counts(10).tolist() for name, s in dataset.splits.items()} == {
         "train": [6000] * 10,
         "test": [1000] * 10,
