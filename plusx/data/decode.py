@@ -12,7 +12,6 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
     """An image whose header is acceptable, its orientation (1 to 8), its bytes; every error becomes an ImageError."""
     called = name or ("image bytes" if isinstance(source, bytes) else os.fspath(source))
     try:
-        data = source if isinstance(source, bytes) else _read(Path(source), 8 * max_pixels + 2**24)
+        data = source if isinstance(source, bytes) else _read(source, 8 * max_pixels + 2**24)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} px, more than the {max_pixels:,} allowed")
@@ -149,16 +148,18 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
         raise ImageError(called, str(error) or type(error).__name__) from error
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(path: str | os.PathLike[str], limit: int) -> bytes:
     """A regular file's bytes; anything else is refused without waiting for it."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
-    # It may have become a pipe since.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{size:,} bytes, more than the {limit:,} that an image of the allowed size can need")
-        return file.read()
+    if status.st_size > limit:
+        raise ValueError(
+            f"{status.st_size:,} bytes, more than the {limit:,} that an image of the allowed size can need"
+        )
+    # Unbuffered, since all is read at once; without waiting, since it may have become a pipe.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        return file.read(status.st_size)
 
 
 def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:

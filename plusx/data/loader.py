@@ -237,10 +237,10 @@ class _Cutter:
             found = [self._of_file(path, d) for path, d in zip(task.paths, draws, strict=True)]
         else:
             found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
-        if any(f.is_floating_point() for f in found):
-            found = [f.float() for f in found]
-        flips = mirrored(augment, self._seed, task.epoch, task.ids)
-        pixels = torch.stack([f.flip(1) if flip else f for f, flip in zip(found, flips, strict=True)])
+        deep = any(f.is_floating_point() for f in found)
+        pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
+        for out, one, flip in zip(pixels, found, mirrored(augment, self._seed, task.epoch, task.ids), strict=True):
+            out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
             stored = padded(pixels, augment.pad, _fill(self._preprocess))
             pixels = windows(stored, np.arange(len(found)), shifts(augment.pad, self._seed, task.epoch, task.ids), size)
