@@ -14,17 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from plusx.errors import ImageError
-
-try:
-    import simplejpeg  # type: ignore[import-not-found, import-untyped, unused-ignore]
-except ImportError:  # training decodes with Pillow alone
-    simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
@@ -41,6 +37,9 @@ _UPRIGHT = {
 }
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _IEND = b"IEND\xaeB`\x82"
+_EOI = b"\xff\xd9"
+_FRAMES = (0xC0, 0xC1, 0xC2)  # JPEG markers of baseline, extended and progressive frames
+_CONTEXT_ROWS = 4  # below a row, that upsampling its colour may look at
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 322, 323  # TIFF tags
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -102,6 +101,8 @@ def decode_crop(
         background: as for `decode`.
         name: as for `decode`.
 
+    A JPEG is read down to the crop and no further, so damage below it goes unnoticed here.
+
     Returns:
         the crop at the scale it was decoded at, (H, W, C); types and values as from `decode`.
 
@@ -112,15 +113,20 @@ def decode_crop(
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
-        whole = _quick_jpeg(image, data, scale, channels) if turn == 1 else None
-        if whole is None:
-            image = _upright(image, turn, scale)
-        rows, columns = (image.height, image.width) if whole is None else whole.shape[:2]
-        top, bottom = round(top * rows / height), round((top + high) * rows / height)
-        left, right = round(left * columns / width), round((left + wide) * columns / width)
-        if whole is None:
-            return _tensor(image.crop((left, top, right, bottom)), channels, background)
-        return whole[top:bottom, left:right]
+        if turn == 1 and image.format == "JPEG" and image.mode == ("L" if channels == 1 else "RGB"):
+            rows, columns = -(-height // scale), -(-width // scale)
+            edges = _edges((top, left, high, wide), rows / height, columns / width)
+            if (pixels := _quick_jpeg(data, edges[1], scale, (height, width), channels)) is not None:
+                return pixels[edges[0] : edges[1], edges[2] : edges[3]]
+        image = _upright(image, turn, scale)
+        top, bottom, left, right = _edges((top, left, high, wide), image.height / height, image.width / width)
+        return _tensor(image.crop((left, top, right, bottom)), channels, background)
+
+
+def _edges(box: Box, down: float, across: float) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a crop in an image scaled by these factors."""
+    top, left, high, wide = box
+    return round(top * down), round((top + high) * down), round(left * across), round((left + wide) * across)
 
 
 @contextmanager
@@ -206,16 +212,40 @@ def _upright(image: Image.Image, turn: int, scale: int) -> Image.Image:
     return image.transpose(_UPRIGHT[turn]) if turn > 1 else image
 
 
-def _quick_jpeg(image: Image.Image, data: bytes, scale: int, channels: int) -> Tensor | None:
-    """A JPEG at 1/scale of its size by simplejpeg: Pillow's pixels, sooner. None for what it does not decode."""
-    if simplejpeg is None or image.format != "JPEG" or image.mode != ("L" if channels == 1 else "RGB"):
+def _quick_jpeg(data: bytes, rows: int, scale: int, shape: tuple[int, int], channels: int) -> Tensor | None:
+    """At least the first rows of a JPEG at 1/scale of its size: Pillow's pixels, sooner. None for what needs Pillow.
+
+    Arguments:
+        data: the file's bytes.
+        rows: needed, at that scale.
+        scale: 1, 2, 4 or 8.
+        shape: height and width in the header.
+        channels: 1 for gray, 3 for RGB.
+    """
+    if _EOI not in data[-1024:]:  # cut: Pillow says so
         return None
-    least = {"min_height": -(-image.height // scale), "min_width": -(-image.width // scale), "min_factor": 1}
+    height = min(shape[0], scale * (rows + _CONTEXT_ROWS))
+    if (shorter := _with_height(data, height)) is None:
+        return None
+    least = {"min_height": -(-height // scale), "min_width": -(-shape[1] // scale), "min_factor": 1}
     try:
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **least)
+        # Not strict: the rows that are left out would be an error. Of damage it then tells what Pillow tells.
+        pixels = simplejpeg.decode_jpeg(shorter, "GRAY" if channels == 1 else "RGB", strict=False, **least)
     except ValueError:  # Pillow says what is wrong with it
         return None
     return torch.from_numpy(pixels)
+
+
+def _with_height(data: bytes, height: int) -> bytearray | None:
+    """A JPEG whose header claims another height, so that decoders stop there; None if it has no such header."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 7 <= len(data):
+        if data[at + 1] in _FRAMES:
+            changed = bytearray(data)
+            changed[at + 5 : at + 7] = height.to_bytes(2, "big")
+            return changed
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
 
 
 def _tensor(image: Image.Image, channels: int, background: int) -> Tensor:
