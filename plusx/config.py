@@ -79,10 +79,11 @@ class ModelConfig:
     name: str | None = option("a name from `plusx models`", None)
     shortcut: str | None = option("shortcut option", None, choices=("A", "B", "C"))
     stride_in: str | None = option("stride placement in a bottleneck", None, choices=("1x1", "3x3"))
-    stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "pooled", "deep"))
+    stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
     width: int | None = option("channels of the first stage", None, low=1)
     init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
     zero_init_last: bool | None = option("start each block's last batch-norm scale at zero (a departure)", None)
+    whiten_stem: bool | None = option("start the stem as whitening filters of the training images (a departure)", None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,17 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.config import Config, DataConfig
-from plusx.data import Dataset, Preprocess, channel_statistics, eval_loader, manifest, open_dataset, scan, train_loader
+from plusx.data import (
+    Dataset,
+    Preprocess,
+    channel_statistics,
+    eval_loader,
+    manifest,
+    open_dataset,
+    sample,
+    scan,
+    train_loader,
+)
 from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress, listed
@@ -29,12 +39,13 @@ from plusx.data.facts import facts as data_facts
 from plusx.engine import FitResult, Log, Metrics, Trainer, fit_temperature, measure, predict_logits, resolve_precision
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
-from plusx.models import Network, count_params, create_model
+from plusx.models import Network, count_params, create_model, whiten_stem
 from plusx.plan import Plan, Request, decide, read_json, read_plan, versions, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
+WHITENING_SAMPLE = 2000  # images whose patches the stem's first filters are made from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +255,7 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     known = data_facts(dataset, request.data_config())
     config, choices = decide(request, known)
     preprocess, notes = make_preprocess(config.data, dataset, log)
-    network = make_network(config, len(dataset.classes))
+    network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
         modelfile.load_weights(network, request.weights, dataset.classes)
     try:
@@ -294,8 +305,16 @@ def make_preprocess(config: DataConfig, dataset: Dataset, log: Log) -> tuple[Pre
     return dataclasses.replace(rules, mean=found.mean, std=found.std), found.notes
 
 
+def start_network(config: Config, dataset: Dataset, preprocess: Preprocess) -> Network:
+    """The network with its initial weights: a function of the config and, where they whiten, of the training images."""
+    network = make_network(config, len(dataset.classes))
+    if config.model.whiten_stem:
+        whiten_stem(network, sample(dataset.splits["train"], preprocess, WHITENING_SAMPLE))
+    return network
+
+
 def make_network(config: Config, n_classes: int) -> Network:
-    """The network with its initial weights, a function of the config alone."""
+    """The network with random weights, a function of the config alone."""
     torch.manual_seed(config.seed)
     m = config.model
     assert m.name is not None, "choose fills this"
@@ -321,7 +340,7 @@ def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str,
     assert config.engine.batch is not None, "the recipe or choose fills this"
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
-    network = make_network(config, len(classes))
+    network = start_network(config, dataset, plan.preprocess)
     if plan.request.weights:
         for line in loaded_lines(modelfile.load_weights(network, plan.request.weights, classes)):
             log.line(f"weights: {line}")

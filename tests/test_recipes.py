@@ -136,7 +136,9 @@ def test_unknown_recipe() -> None:
         get_recipe("photos")
 
 
-@pytest.mark.parametrize("name", [*list_models()[:3], "plain20", "preresnet20", "resmlp-2x32", "plainmlp-2x32"])
+@pytest.mark.parametrize(
+    "name", [*list_models()[:3], "resnet9", "plain20", "preresnet20", "resmlp-2x32", "plainmlp-2x32"]
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_choices_suit_every_family(name: str, recipe: str) -> None:
     """What is chosen for a network is something that it has."""

@@ -7,7 +7,7 @@ from plusx.data.facts import facts
 from plusx.data.loader import Batch, eval_loader, train_loader
 from plusx.data.scan import find_bad, screen
 from plusx.data.sources import SOURCES, open_dataset
-from plusx.data.statistics import channel_statistics
+from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "facts",
     "find_bad",
     "open_dataset",
+    "sample",
     "screen",
     "train_loader",
 ]

@@ -65,6 +65,19 @@ def channel_statistics(split: Split, rules: Preprocess, progress: Progress | Non
     return Statistics(mean, std, notes)
 
 
+def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
+    """At most `count` images as evaluation sees them, (N, C, S, S); which ones depends on the split's size alone.
+
+    Raises:
+        ImageError: a file that cannot be decoded.
+    """
+    ids = sorted(order(len(split), 0, 0, 0, min(count, len(split))).tolist())
+    if split.paths is not None:
+        return torch.stack([rules.load(split.paths[i]) for i in ids])
+    assert split.images is not None
+    return torch.stack([rules(torch.from_numpy(split.images[i])) for i in ids])
+
+
 def _file_sums(path: str, rules: Preprocess) -> Sums:
     image = decode(
         path,

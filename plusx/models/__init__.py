@@ -2,7 +2,7 @@
 
 from plusx.models.describe import count_macs, count_params, describe, table
 from plusx.models.names import create_model, list_models
-from plusx.models.network import Network, set_head
+from plusx.models.network import Network, set_head, whiten_stem
 
 __all__ = [
     "Network",
@@ -13,4 +13,5 @@ __all__ = [
     "list_models",
     "set_head",
     "table",
+    "whiten_stem",
 ]

@@ -17,12 +17,13 @@ from plusx.errors import ConfigError
 from plusx.models.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck
 from plusx.models.mlp import ResMLP
 from plusx.models.network import INITS, Network, initialise
+from plusx.models.pooled import PooledResNet
 from plusx.models.resnet import ResNet
 
 CHOICES = {
     "shortcut": ("A", "B", "C"),
     "stride_in": ("1x1", "3x3"),
-    "stem": ("imagenet", "cifar", "pooled", "deep"),
+    "stem": ("imagenet", "cifar", "deep"),
     "init": INITS,
 }
 NEEDS = {
@@ -40,6 +41,7 @@ IMAGENET = {
     101: (True, (3, 4, 23, 3)),
     152: (True, (3, 8, 36, 3)),
 }  # depth: bottleneck, blocks of each stage (Table 1)
+POOLED = {"resnet9": ((1, 0, 1), 64), "resnet11": ((1, 1, 1), 32)}  # blocks of each stage, width; see `PooledResNet`
 CIFAR = (20, 32, 44, 56, 110, 1202)  # depths of Table 6; every other 6n+2 resolves too
 
 
@@ -79,7 +81,7 @@ def create_model(
         width: channels of the first stage.
         shortcut: A (zero-padded identity), B (projection where the shape changes) or C (all projections).
         stride_in: convolution of a bottleneck that has the stride: `1x1` (the paper) or `3x3`.
-        stem: `imagenet`, `cifar`, `pooled` or `deep`; see `ResNet`.
+        stem: `imagenet`, `cifar` or `deep`; see `ResNet`.
         init: `he` (fan-out), `he-fan-in` or `xavier`.
         zero_init_last: start the last batch norm's scale of every residual branch at zero.
 
@@ -131,7 +133,7 @@ def list_models() -> list[str]:
     names += [
         f"{family}{d}" for family in ("plain", "preresnet") for d in CIFAR[:-1]
     ]  # 1202 layers take seconds to count
-    return [*names, "resmlp-8x256", "plainmlp-8x256"]
+    return [*names, *POOLED, "resmlp-8x256", "plainmlp-8x256"]
 
 
 def resolve(name: str) -> Plan:
@@ -142,6 +144,8 @@ def resolve(name: str) -> Plan:
     """
     family = re.match("[a-z]*", name)
     assert family is not None
+    if name in POOLED:
+        return pooled(name)
     if family[0] not in FAMILIES:
         raise unknown(name, f"a name that starts with {', '.join(FAMILIES)}")
     return FAMILIES[family[0]](name, name[family.end() :])
@@ -191,6 +195,20 @@ def convolutional(name: str, rest: str, *, residual: bool = True, preactivation:
         size=224 if on_imagenet else 32,
         num_classes=1000 if on_imagenet else 10,
         zero_init=residual and not preactivation,
+    )
+
+
+def pooled(name: str) -> Plan:
+    """The plan of a network of `POOLED`."""
+    blocks, width = POOLED[name]
+    return Plan(
+        network=PooledResNet,
+        fixed={"blocks": blocks},
+        options={"width": width},
+        depth=2 + len(blocks) + 2 * sum(blocks),
+        size=32,
+        num_classes=10,
+        zero_init=True,
     )
 
 

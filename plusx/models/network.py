@@ -3,12 +3,15 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plusx.errors import ConfigError, DataError
 from plusx.models.blocks import Block
 
 INITS = ("he", "he-fan-in", "xavier")
+WHITENING_FLOOR = 5e-4  # added to the variance along each eigenvector, so that faint ones are not blown up
+WHITENING_CHUNK = 250  # images whose patches are in memory at a time
 
 
 class Network(nn.Module):
@@ -109,6 +112,38 @@ def initialise(network: Network, init: str, zero_init_last: bool) -> None:
                 )
         if zero_init_last and isinstance(module, Block):
             nn.init.zeros_(module.get_parameter(f"{module.last_norm}.weight"))
+
+
+def whiten_stem(network: Network, images: Tensor) -> None:
+    """Start the first convolution as filters whose outputs on its input's patches are uncorrelated, of variance 1.
+
+    Each filter is an eigenvector of the patches' covariance over the root of its eigenvalue; the strongest come first,
+    each followed by its negative, so that ReLU loses nothing of it. What filters are left keep their weights. All of
+    them train on. A departure, after the frozen ones of D. Page's and K. Jordan's CIFAR-10 networks (arXiv 2404.00498).
+
+    Arguments:
+        network: with a single convolution as its stem.
+        images: training images (N, C, H, W), normalised.
+
+    Raises:
+        ConfigError: the stem is something else.
+    """
+    conv = getattr(network, "conv1", None)
+    if not isinstance(conv, nn.Conv2d):
+        message = f"model.whiten_stem: got True, but the stem of {network.arch['name']} is not a convolution"
+        raise ConfigError(message, "Leave it out.")
+    size = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+    second = torch.zeros(size, size, dtype=torch.float64)
+    count = 0
+    for part in torch.split(images, WHITENING_CHUNK):
+        patches = F.unfold(part, conv.kernel_size).double()  # (n, size, positions)
+        second += torch.einsum("nip,njp->ij", patches, patches)
+        count += patches.shape[0] * patches.shape[2]
+    values, vectors = torch.linalg.eigh(second / count)
+    filters = (vectors / (values + WHITENING_FLOOR).sqrt()).T.flip(0).float()
+    pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: conv.out_channels]
+    with torch.no_grad():
+        conv.weight[: len(pairs)] = pairs.view(-1, *conv.weight.shape[1:])
 
 
 def initialise_head(fc: nn.Linear, init: str) -> None:

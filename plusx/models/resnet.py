@@ -23,8 +23,7 @@ class ResNet(Network):
         num_classes: K.
         in_channels: C of the images.
         width: channels of the first stage, before a bottleneck's expansion.
-        stem: `imagenet` 7x7 stride 2 and max-pool, `cifar` 3x3 stride 1, `pooled` the same and a 2x2 max-pool (ours),
-            `deep` three 3x3 and max-pool ("C", "D").
+        stem: `imagenet` 7x7 stride 2 and max-pool, `cifar` 3x3 stride 1, `deep` three 3x3 and max-pool ("C", "D").
         shortcut: option A, B or C (section 4.1); None leaves all shortcuts out, a plain net.
         stride_in: convolution of a bottleneck that has the stride: `1x1` (the paper) or `3x3` ("v1.5").
         pool_shortcut: projections average 2x2 before they project ("D", He et al. 2018, arXiv 1812.01187).
@@ -48,8 +47,7 @@ class ResNet(Network):
         self.conv1 = stem_convolution(stem, in_channels, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        pools = {"cifar": nn.Identity(), "pooled": nn.MaxPool2d(2, ceil_mode=True)}
-        self.maxpool = pools.get(stem, nn.MaxPool2d(3, stride=2, padding=1))
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
 
         style = BlockStyle(shortcut, stride_in, pool_shortcut)
         channels = width
@@ -58,7 +56,7 @@ class ResNet(Network):
             stage_width = width * 2**i
             self.add_module(name, make_stage(block, blocks[i], channels, stage_width, style, first=i == 0))
             channels = stage_width * block.expansion
-        self.total_stride = {"cifar": 1, "pooled": 2}.get(stem, 4) * 2 ** (len(blocks) - 1)
+        self.total_stride = (1 if stem == "cifar" else 4) * 2 ** (len(blocks) - 1)
 
         # Pre-activation blocks end in an addition: the sum of the last one still needs its batch norm and ReLU.
         self.last_bn = nn.BatchNorm2d(channels) if issubclass(block, PreActivation) else None
@@ -82,7 +80,7 @@ def stem_convolution(stem: str, in_channels: int, width: int) -> nn.Module:
     """The convolutions of the stem; batch norm and ReLU follow them in the network."""
     if stem == "imagenet":
         return nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
-    if stem in ("cifar", "pooled"):
+    if stem == "cifar":
         return conv3x3(in_channels, width)
     half = max(width // 2, 1)
     return nn.Sequential(

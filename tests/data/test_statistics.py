@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plusx.data import statistics
 from plusx.data.dataset import Split
-from plusx.data.statistics import channel_statistics
+from plusx.data.statistics import channel_statistics, sample
 from tests.data.test_transforms import GRAY, RULES
 
 
@@ -56,3 +57,15 @@ def test_many_photos_are_sampled_and_it_says_so(tmp_path: Path, monkeypatch: pyt
     assert "2 of the 5 training photos" in found.notes[0]
     assert found == channel_statistics(split_of(paths=paths), large)
     assert channel_statistics(split_of(paths=paths), RULES).mean == pytest.approx([2 / 255] * 3)
+
+
+def test_a_sample_is_what_evaluation_sees(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), np.uint8)
+    paths = tuple(str(tmp_path / f"{i}.png") for i in range(len(images)))
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    few, whole = sample(split_of(images), RULES, 4), sample(split_of(images), RULES, 100)
+    assert torch.equal(whole, torch.stack([RULES(torch.from_numpy(image)) for image in images]))
+    assert len(few) == 4
+    assert all((whole == one).flatten(1).all(1).any() for one in few)
+    assert torch.equal(sample(split_of(paths=paths), RULES, 4), few)

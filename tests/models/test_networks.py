@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plusx.errors import ConfigError, DataError
-from plusx.models import Network, create_model, list_models, set_head
+from plusx.models import Network, create_model, list_models, set_head, whiten_stem
 from plusx.models.blocks import BasicBlock, BlockStyle, Bottleneck, ZeroPad, make_shortcut
 
 SMALL = [
@@ -17,7 +17,8 @@ SMALL = [
     ("resnet8", {"width": 8, "shortcut": "B"}),
     ("resnet8", {"width": 8, "shortcut": "C"}),
     ("resnet8", {"width": 8, "stem": "imagenet"}),
-    ("resnet8", {"width": 8, "stem": "pooled"}),
+    ("resnet9", {"width": 8}),
+    ("resnet11", {"width": 8}),
     ("plain8", {"width": 8}),
     ("preresnet8", {"width": 8}),
     ("preresnet8", {"width": 8, "shortcut": "C"}),
@@ -71,8 +72,8 @@ def test_stage_shapes() -> None:
     }
     shapes = {k: tuple(v.shape[1:]) for k, v in create_model("resnet8").forward_features(images(2, 32)).items()}
     assert shapes == {"stem": (16, 32, 32), "layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}
-    pooled = create_model("resnet8", stem="pooled").forward_features(images(2, 32))
-    assert [tuple(v.shape[2:]) for v in pooled.values()] == [(16, 16), (16, 16), (8, 8), (4, 4)]
+    shapes = {k: tuple(v.shape[1:]) for k, v in create_model("resnet11").forward_features(images(2, 30)).items()}
+    assert shapes == {"stem": (32, 30, 30), "layer1": (64, 15, 15), "layer2": (128, 8, 8), "layer3": (256, 4, 4)}
 
 
 @small
@@ -298,3 +299,34 @@ def test_an_unknown_name_says_what_is_allowed(name: str, words: str) -> None:
 def test_options_a_network_does_not_have_are_refused(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         create_model(name, **options)
+
+
+def test_whitened_stem_undoes_the_correlation_of_neighbouring_pixels() -> None:
+    scenes = torch.nn.functional.avg_pool2d(images(400, 20), 5, stride=1)
+    network = create_model("resnet11", width=32)
+    before = network.conv1.weight.detach().clone()
+    whiten_stem(network, scenes)
+    weight = network.conv1.weight.detach()
+    assert torch.equal(weight[0::2], -weight[1::2])
+    # The patches that lie wholly inside; the 16 strongest of 27 directions.
+    found = torch.nn.functional.conv2d(scenes, weight[::2]).transpose(0, 1).flatten(1)
+    second = found @ found.T / found.shape[1]
+    assert (second.diagonal() > 0.8).all()
+    assert (second.diagonal() < 1.3).all()
+    assert (second - second.diag().diag()).abs().max() < 0.15
+    plain = torch.nn.functional.conv2d(scenes, before[::2]).transpose(0, 1).flatten(1)
+    assert torch.corrcoef(plain).fill_diagonal_(0).abs().max() > 0.5
+
+
+def test_whitening_leaves_filters_beyond_the_pairs_alone() -> None:
+    network = create_model("resnet9", in_channels=1, width=32)
+    before = network.conv1.weight.detach().clone()
+    whiten_stem(network, images(20, channels=1))
+    assert torch.equal(network.conv1.weight[18:], before[18:])
+    assert not torch.equal(network.conv1.weight[16:18], before[16:18])
+
+
+@pytest.mark.parametrize("name", ["resmlp-2x16", "resnet50-d"])
+def test_only_one_convolution_can_be_whitened(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.whiten_stem: got True, but the stem of {name}"):
+        whiten_stem(create_model(name, 3, size=24), images())
