@@ -4,6 +4,7 @@ The names below are the public API; each is loaded when it is first used, so tha
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from plusx.run import train as train
 
 __version__ = "0.1.0"
+
+# PyTorch's threads spin where they wait, for longer than it takes to fall asleep, on the cores that the decoding
+# processes need. The OpenMP library reads this once, when torch is imported; what the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "Classifier": "plusx.modelfile",
