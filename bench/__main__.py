@@ -17,11 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import plusx
-
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("training", "loading")
-PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow")
 
 
 def cpu() -> str:
@@ -45,7 +43,7 @@ def surroundings() -> dict[str, Any]:
         "load_at_start": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"plusx": plusx.__version__} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES},
     }
 
 

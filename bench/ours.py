@@ -1,6 +1,7 @@
 """plusx's side: what `plusx train` assembles, from the request to the trainer, with a loader that notes the time."""
 
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -60,4 +61,5 @@ def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, d
 
     engine = plan.config.engine
     about = {"precision": engine.precision, "channels_last": engine.channels_last, "workers": plan.config.data.workers}
-    return measure, about | {"threads": torch.get_num_threads()}
+    about |= {"threads": torch.get_num_threads(), "openmp_spins": os.environ.get("GOMP_SPINCOUNT", "default")}
+    return measure, about

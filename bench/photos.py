@@ -1,6 +1,8 @@
 """Generated photos: noise with the spectrum of natural images, as JPEG files of the usual quality and size.
 
-A photo of 500x375 px comes to about 95 KB, one of 12 megapixels to 4.7 MB, as from ImageNet and from a camera.
+A photo of 500x375 px comes to about 95 KB, as ImageNet's. Lens and colour mosaic leave a camera's picture softer at its
+full resolution than a reduced one: 12 megapixels come to 3.2 MB where `soft` is 2, a phone's usual daylight photo, and to
+4.6 MB where it is 1, as much as a landscape full of detail.
 """
 
 from pathlib import Path
@@ -26,9 +28,12 @@ def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(planes.clip(0, 255).astype(np.uint8))
 
 
-def write_photos(folder: Path, count: int, width: int = 500, height: int = 375, classes: int = 10) -> None:
-    """`folder/<class>/<n>.jpg`, quality 90; file n depends on n alone."""
+def write_photos(
+    folder: Path, count: int, width: int = 500, height: int = 375, classes: int = 10, soft: int = 1
+) -> None:
+    """`folder/<class>/<n>.jpg`, quality 90, enlarged `soft` times to their size; file n depends on n alone."""
     for n in range(count):
         path = folder / f"class{n % classes}" / f"{n}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photo(width, height, np.random.default_rng(n)).save(path, quality=90)
+        image = photo(width // soft, height // soft, np.random.default_rng(n))
+        image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)

@@ -6,6 +6,7 @@ ResNet-20 in the usual style.
 """
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,4 +127,4 @@ def prepare(model: str, source: Path, size: int, batch: int, workers: int = 2) -
         return seen / (time.perf_counter() - start)
 
     about = {"precision": "fp32", "channels_last": False, "workers": workers, "threads": torch.get_num_threads()}
-    return measure, about
+    return measure, about | {"openmp_spins": os.environ.get("GOMP_SPINCOUNT", "default")}

@@ -17,6 +17,7 @@ def compare(measure: Measure, case: Any, source: Path, rounds: int) -> dict[str,
     """The case, each round's images/s, the medians of both sides and their ratio.
 
     Each side lives in a process of its own, so that neither changes the other's settings; only one works at a time.
+    For the same reason nothing here imports plusx, which sets how the threads of its process wait.
 
     Arguments:
         measure: (side, case, source) -> images/s of one round, and the side's settings; a function of a module.

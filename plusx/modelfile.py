@@ -3,7 +3,7 @@
 The header's metadata has one key, `plusx`: a JSON document (canonical: sorted keys, ASCII, no spaces) with
 
     format            version of this layout
-    versions          of plusx, torch, torchvision, numpy and Python that wrote it
+    versions          of Python and of the packages that wrote it
     arch              arguments of `create_model` that rebuild the network
     classes, task     class names in the order of the logits; "single" or "multi"
     preprocess        how a file becomes a tensor
@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from plusx.data.dataset import natural_key
+from plusx.data.decode import EXTENSIONS
 from plusx.data.transforms import Preprocess
 from plusx.engine import tensorfile
 from plusx.engine.infer import predict_logits
@@ -42,8 +44,8 @@ from plusx.models import create_model
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
+PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # taken from folders
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
 
@@ -175,24 +177,22 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
         path = os.fspath(given)
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):
-            matches = sorted(glob.glob(path, recursive=True), key=natural) or [path]
+            matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
         for match in matches:
             found += _images_below(match) if os.path.isdir(match) else [match]
     return found
-
-
-def natural(path: str) -> tuple[tuple[bool, int, str], ...]:
-    """A sort key in which 2.png comes before 10.png."""
-    parts = re.split(r"([0-9]+)", path)
-    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
 
 
 def _images_below(folder: str) -> list[str]:
     found = []
     for base, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(base, n) for n in files if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
-    return sorted(found, key=natural)
+        found += [
+            os.path.join(base, n)
+            for n in files
+            if not n.startswith(".") and os.path.splitext(n)[1].lower() in EXTENSIONS
+        ]
+    return sorted(found, key=natural_key)
 
 
 def save(
@@ -322,7 +322,7 @@ def load_weights(module: nn.Module, path: str | Path, classes: Sequence[str] | N
 def versions() -> dict[str, str]:
     """Versions of what decides a model's answers."""
     found = {"python": platform.python_version()}
-    for name in ("plusx", "torch", "torchvision", "numpy"):
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

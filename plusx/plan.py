@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
 
 FORMAT = 1
-PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +89,6 @@ def decide(request: Request, facts: Facts) -> tuple[Config, tuple[Choice, ...]]:
     machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=len(os.sched_getaffinity(0)))
     config, choices = choose(config, facts, machine)
     return config, choices if request.recipe else (picked, *choices)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result, and the CPU capability that PyTorch uses."""
-    found = {name: metadata.version(name) for name in PACKAGES}
-    return found | {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
 def write_plan(path: Path, plan: Plan) -> None:

@@ -40,11 +40,12 @@ from plusx.engine import FitResult, Log, Metrics, Trainer, fit_temperature, meas
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_params, create_model, whiten_stem
-from plusx.plan import Plan, Request, decide, read_json, read_plan, versions, write_json, write_plan
+from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
+LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
 WHITENING_SAMPLE = 2000  # images whose patches the stem's first filters are made from
 
 
@@ -276,8 +277,13 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
         notes=notes,
         facts=known,
         preprocess=preprocess,
-        versions=versions(),
+        versions=modelfile.versions() | cpu_settings(),
     )
+
+
+def cpu_settings() -> dict[str, str]:
+    """What of the CPU can change a result: its capability that PyTorch uses, and the threads."""
+    return {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
 def make_preprocess(config: DataConfig, dataset: Dataset, log: Log) -> tuple[Preprocess, tuple[str, ...]]:
@@ -401,6 +407,10 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     """Give the model file the temperature at which its probabilities fit the val split; answers stay the same."""
     if "val" not in dataset.splits or dataset.task != "single":
         return  # a test split may not choose anything, and labels of their own have no common softmax
+    if len(dataset.splits["val"]) < LEAST_CALIBRATION:
+        n = len(dataset.splits["val"])
+        log.line(f"probabilities are not calibrated: {n} images of val are fewer than {LEAST_CALIBRATION}")
+        return
     classifier = modelfile.load(folder, device=plan.config.engine.device)
     batches = eval_loader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
     answers = [

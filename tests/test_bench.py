@@ -1,5 +1,6 @@
 """What the benchmark compares is comparable."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torchvision import models
 
 from bench import plain
+from bench.__main__ import RESULTS
 from bench.ours import Timed
 from bench.photos import write_photos
 from bench.rounds import compare
@@ -87,3 +89,10 @@ def test_rounds_alternate_and_medians_are_compared(tmp_path: Path, monkeypatch: 
     assert order == ["plain", "plusx", "plusx", "plain", "plain", "plusx"]
     assert found["ratio"] == 2.5
     assert found["rounds"] == {"plain": [10.0] * 3, "plusx": [25.0] * 3}
+
+
+def test_the_peer_was_measured_as_pytorch_comes() -> None:
+    """plusx sets how threads wait, for its own process alone."""
+    results = json.loads((RESULTS / "speed-training.json").read_text())["training"]
+    assert [r["settings"]["plain"]["openmp_spins"] for r in results] == ["default"] * len(CASES)
+    assert [r["settings"]["plain"]["precision"] for r in results] == ["fp32"] * len(CASES)

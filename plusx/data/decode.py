@@ -22,6 +22,7 @@ from torch import Tensor
 
 from plusx.errors import ImageError
 
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # taken from folders
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image

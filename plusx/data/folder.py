@@ -7,9 +7,8 @@ import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, natural_key, plural, show
+from plusx.data.decode import EXTENSIONS
 from plusx.errors import DataError
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def read(source: str, config: DataConfig) -> Dataset:
