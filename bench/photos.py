@@ -1,8 +1,8 @@
 """Generated photos: noise with the spectrum of natural images, as JPEG files of the usual quality and size.
 
-A photo of 500x375 px comes to about 95 KB, as ImageNet's. Lens and colour mosaic leave a camera's picture softer at its
-full resolution than a reduced one: 12 megapixels come to 3.2 MB where `soft` is 2, a phone's usual daylight photo, and to
-4.6 MB where it is 1, as much as a landscape full of detail.
+A photo of 500x375 px comes to about 95 KB, as ImageNet's. Lens and colour mosaic leave a camera's picture softer at
+full resolution than a reduced one: 12 megapixels come to 3.2 MB where `soft` is 2, a phone's usual daylight photo, and
+to 4.6 MB where it is 1, a landscape full of detail.
 """
 
 from pathlib import Path

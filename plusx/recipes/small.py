@@ -26,7 +26,8 @@ def small(facts: Facts) -> Config:
 
     Source: the paper's section 4.2; the network, whitening, linear-to-zero rates and alternating mirrors come from
     CIFAR-10 speed records (`docs/log.md`).
-    Cost and result: CIFAR-10, 15 epochs: 89.24 % test top-1 (last epoch, one seed) in 20 minutes on two CPU cores.
+    Cost and result: on two CPU cores, last epoch, one seed: CIFAR-10, 15 epochs, 92.39 % test top-1 in 15 minutes;
+    Fashion-MNIST, 5 epochs, 93.20 % in 5 minutes.
     """
     batch = BATCH if facts.n_train >= 10_000 else 64 if facts.n_train >= 4_000 else 32
     steps = -(-facts.n_train // batch)
