@@ -68,6 +68,10 @@ class AugmentConfig:
         "mirror: never, at random, or every other epoch", None, choices=("none", "random", "alternate")
     )
     cutout: int = option("side of the square set to the mean, px; 0 is off", 0, low=0)
+    colour: float = option("size of PCA colour shifts; the paper's is 0.1, 0 is off", 0.0, low=0)
+    colours: str = option(
+        "whose colour directions: the training set's or ImageNet's", "train", choices=("train", "imagenet")
+    )
     mixup: float = option("alpha of mixup's Beta distribution; 0 is off", 0.0, low=0)
     cutmix: float = option("alpha of cutmix's Beta distribution; 0 is off", 0.0, low=0)
 

@@ -11,7 +11,7 @@ import torch
 
 from plusx import config as configs
 from plusx.config import Config, DataConfig, Facts
-from plusx.data import Preprocess
+from plusx.data import Colours, Preprocess
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
@@ -74,6 +74,7 @@ class Plan:
     facts: Facts
     notes: tuple[str, ...]
     preprocess: Preprocess
+    colours: Colours | None
     versions: dict[str, str]
 
 
@@ -101,6 +102,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "facts": dataclasses.asdict(plan.facts),
         "notes": list(plan.notes),
         "preprocess": plan.preprocess.to_dict(),
+        "colours": plan.colours and dataclasses.asdict(plan.colours),
         "versions": plan.versions,
     }
     write_json(path, plain)
@@ -133,6 +135,7 @@ def read_plan(path: Path, request: Request) -> Plan:
             facts=Facts(**plain["facts"]),
             notes=tuple(plain["notes"]),
             preprocess=Preprocess.from_dict(plain["preprocess"]),
+            colours=plain["colours"] and Colours.from_dict(plain["colours"]),
             versions=plain["versions"],
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -20,8 +20,10 @@ from torch import nn
 
 from plusx import config as configs
 from plusx import modelfile
-from plusx.config import Config, DataConfig
+from plusx.config import Config
 from plusx.data import (
+    IMAGENET_COLOURS,
+    Colours,
     Dataset,
     Preprocess,
     channel_statistics,
@@ -255,7 +257,7 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     """Every decision of a new run, those included that need the pixels or the network."""
     known = data_facts(dataset, request.data_config())
     config, choices = decide(request, known)
-    preprocess, notes = make_preprocess(config.data, dataset, log)
+    preprocess, colours, notes = make_preprocess(config, dataset, log)
     network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
         modelfile.load_weights(network, request.weights, dataset.classes)
@@ -277,6 +279,7 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
         notes=notes,
         facts=known,
         preprocess=preprocess,
+        colours=colours,
         versions=modelfile.versions() | cpu_settings(),
     )
 
@@ -286,29 +289,42 @@ def cpu_settings() -> dict[str, str]:
     return {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
-def make_preprocess(config: DataConfig, dataset: Dataset, log: Log) -> tuple[Preprocess, tuple[str, ...]]:
-    """The one evaluation transform, and what to say about the statistics in it."""
-    size, channels = config.size, config.channels
-    assert size is not None, "choose fills this"
-    assert channels is not None, "choose fills this"
-    assert config.resize is not None, "choose fills this"
+def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preprocess, Colours | None, tuple[str, ...]]:
+    """The one evaluation transform, the directions of colour shifts where there are any, and what to say about both.
+
+    Raises:
+        ConfigError: colour shifts of gray images.
+    """
+    data, augment = config.data, config.augment
+    assert data.size is not None, "choose fills this"
+    assert data.channels is not None, "choose fills this"
+    assert data.resize is not None, "choose fills this"
+    if augment.colour and data.channels != 3:
+        message = f"augment.colour: got {augment.colour:g}, but images have {data.channels} channel"
+        raise ConfigError(message, "Leave it out, or set data.channels=3.")
     rules = Preprocess(
-        size=size,
-        resize=config.resize,
-        fit=config.fit,
-        channels=channels,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        background=config.background,
-        max_pixels=config.max_pixels,
+        size=data.size,
+        resize=data.resize,
+        fit=data.fit,
+        channels=data.channels,
+        mean=(0.0,) * data.channels,
+        std=(1.0,) * data.channels,
+        background=data.background,
+        max_pixels=data.max_pixels,
     )
-    if config.normalize == "none":
-        return rules, ()
-    if config.normalize == "imagenet" and channels == 3:
-        return dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD), ()
-    with log.counting("mean and standard deviation") as progress:
-        found = channel_statistics(dataset.splits["train"], rules, progress=progress)
-    return dataclasses.replace(rules, mean=found.mean, std=found.std), found.notes
+    found = None
+    own_mean = data.normalize == "channel" or (data.normalize == "imagenet" and data.channels != 3)
+    if own_mean or (augment.colour and augment.colours == "train"):
+        with log.counting("mean and standard deviation") as progress:
+            found = channel_statistics(dataset.splits["train"], rules, progress=progress)
+    if data.normalize == "imagenet" and not own_mean:
+        rules = dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    elif own_mean and found is not None:
+        rules = dataclasses.replace(rules, mean=found.mean, std=found.std)
+    colours = None
+    if augment.colour:
+        colours = Colours.of(found.covariance) if found and augment.colours == "train" else IMAGENET_COLOURS
+    return rules, colours, found.notes if found else ()
 
 
 def start_network(config: Config, dataset: Dataset, preprocess: Preprocess) -> Network:
@@ -358,6 +374,7 @@ def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str,
         n_classes=len(classes),
         batch=config.engine.batch,
         seed=config.seed,
+        colours=plan.colours,
         **common,
     )
     eval_batches = eval_loader(watched, plan.preprocess, **common)

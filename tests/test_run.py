@@ -357,3 +357,23 @@ def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:
         assert ran.code == 0, ran.err
         states.append(package.load(tmp_path / str(workers)).module.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_colour_shifts_are_recorded_and_do_not_change_evaluation(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos", 6)
+    for name, words in (("plain", ()), ("own", ()), ("imagenet", ("--set", "augment.colours=imagenet"))):
+        shift = () if name == "plain" else ("--set", "augment.colour=0.1")
+        ran = plusx("train", data, "--out", tmp_path / name, *PHOTO, *shift, *words)
+        assert ran.code == 0, ran.err
+    recorded = {n: json.loads((tmp_path / n / "config.json").read_text()) for n in ("plain", "own", "imagenet")}
+    assert recorded["plain"]["colours"] is None
+    assert recorded["imagenet"]["colours"]["values"] == [0.2175, 0.0188, 0.0045]
+    assert recorded["own"]["colours"]["values"] == sorted(recorded["own"]["colours"]["values"], reverse=True)
+    assert recorded["own"]["preprocess"] == recorded["plain"]["preprocess"]
+    assert model_file(tmp_path / "own") != model_file(tmp_path / "plain")
+
+
+def test_gray_images_have_no_colours_to_shift(tmp_path: Path) -> None:
+    ran = plusx("train", "digits", "--out", tmp_path / "run", *STEPS, "--set", "augment.colour=0.1")
+    assert ran.code == 1
+    assert "augment.colour: got 0.1, but images have 1 channel" in ran.err

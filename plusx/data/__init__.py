@@ -1,6 +1,7 @@
 """Data: sources, decoding, transforms, sampling, loaders, checks."""
 
 from plusx.data.check import CheckReport, check
+from plusx.data.colour import IMAGENET_COLOURS, Colours
 from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import decode
 from plusx.data.facts import facts
@@ -11,9 +12,11 @@ from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
 
 __all__ = [
+    "IMAGENET_COLOURS",
     "SOURCES",
     "Batch",
     "CheckReport",
+    "Colours",
     "Dataset",
     "Preprocess",
     "Split",

@@ -39,6 +39,7 @@ from plusx.data.augment import (
     shifts,
     windows,
 )
+from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import decode, decode_crop
 from plusx.data.sampling import batch_bounds, key, order
@@ -101,12 +102,13 @@ class TrainLoader:
         batch: int,
         seed: int,
         device: torch.device,
+        colours: Colours | None,
     ) -> None:
         self._plan = batch_bounds(len(targets), batch)
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
         self._pixels, self._targets = pixels, torch.from_numpy(targets)
         self._preprocess, self._augment = preprocess, augment
-        self._n_classes, self._seed, self._device = n_classes, seed, device
+        self._n_classes, self._seed, self._device, self._colours = n_classes, seed, device, colours
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Steps `start` to the last of an epoch; closing the generator ends the workers' work.
@@ -134,6 +136,8 @@ class TrainLoader:
             pixels.to(self._device, non_blocking=True), mean=self._preprocess.mean, std=self._preprocess.std
         )
         targets = self._targets[chosen].to(self._device)
+        if self._colours is not None:
+            shift_colours(images, self._colours.shifts(augment.colour, self._seed, epoch, ids), self._preprocess.std)
         if augment.cutout:
             cut_out(images, augment.cutout, self._seed, epoch, ids)
         if augment.mixup or augment.cutmix:
@@ -492,6 +496,7 @@ def train_loader(
     workers: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    colours: Colours | None = None,
 ) -> TrainLoader:
     """Shuffled and augmented batches of a split.
 
@@ -506,6 +511,7 @@ def train_loader(
         workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
         device: where batches go.
         progress: called with (done, total) while files are read into memory.
+        colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
 
     Raises:
         DataError: fewer than two examples; in "small" mode also an ImageError for a file that cannot be decoded.
@@ -518,7 +524,7 @@ def train_loader(
     else:
         pixels = _Photos(split, preprocess, augment, seed, workers or 0)
     options = {"n_classes": n_classes, "batch": batch, "seed": seed}
-    return TrainLoader(pixels, split.targets, preprocess, augment, device=device, **options)
+    return TrainLoader(pixels, split.targets, preprocess, augment, device=device, colours=colours, **options)
 
 
 def eval_loader(

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     SHIFT = 2  # 2: y, x
     CUTOUT = 4  # 2: y, x
     CROP = 8  # 22: ten tries of (area, aspect), then y, x
+    COLOUR = 32  # 3: along each colour direction
 
 
 def _mix_int(x: int) -> int:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the training images' channels, streamed: constant memory for any number of images."""
+"""Mean, std and covariance of the training images' channels, streamed: constant memory at any number of images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ SAMPLE = 4000  # photos; the mean of so many is within a quarter of a gray level
 SMALL = 64  # px: up to this network input all files are read
 SLICE = 64  # images in memory summed at a time
 
-Sums = tuple[int, list[Any], list[Any]]
-"""Pixels, and for each channel the sum of values 0..255 and of their squares."""
+Sums = tuple[int, list[Any], list[list[Any]]]
+"""Pixels, for each channel the sum of values 0..255, and for each two channels that of their products."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of each channel over all pixels, in 0..1 units, and what a person should know."""
+    """Mean, standard deviation, covariance of channels over all pixels in 0..1 units, and what a person should know."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...] = ()
 
 
@@ -54,15 +55,19 @@ def channel_statistics(split: Split, rules: Preprocess, progress: Progress | Non
         found = in_parallel(lambda path: _file_sums(path, rules), paths, progress)
     else:
         found = _array_sums(split, rules)
-    count, total, square = 0, [0] * rules.channels, [0] * rules.channels
-    for n, sums, squares in found:
+    count, total = 0, [0] * rules.channels
+    products = [[0] * rules.channels for _ in total]
+    for n, sums, second in found:
         count += n
         total = [a + b for a, b in zip(total, sums, strict=True)]
-        square = [a + b for a, b in zip(square, squares, strict=True)]
+        products = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(products, second, strict=True)]
     mean = tuple(t / count / 255 for t in total)
-    spread = [count * q - t * t for t, q in zip(total, square, strict=True)]
-    std = tuple(s**0.5 / count / 255 if s > 0 else 1.0 for s in spread)
-    return Statistics(mean, std, notes)
+    spread = [
+        [count * q - t * u for q, u in zip(row, total, strict=True)] for row, t in zip(products, total, strict=True)
+    ]
+    std = tuple(row[i] ** 0.5 / count / 255 if row[i] > 0 else 1.0 for i, row in enumerate(spread))
+    covariance = tuple(tuple(s / count**2 / 255**2 for s in row) for row in spread)
+    return Statistics(mean, std, covariance, notes)
 
 
 def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
@@ -97,7 +102,11 @@ def _array_sums(split: Split, rules: Preprocess) -> Iterator[Sums]:
 
 
 def _sums(pixels: Tensor) -> Sums:
-    """(C, …) uint8 0..255 or float32 0..1. Sums of integers are Python's, exact at any size."""
-    deep = pixels.is_floating_point()
-    x = pixels.flatten(1).to(torch.float64) * 255 if deep else pixels.flatten(1).to(torch.int64)
-    return x.shape[1], x.sum(1).tolist(), (x * x).sum(1).tolist()
+    """(C, …) uint8 0..255 or float32 0..1. Sums of 8-bit values are whole numbers, exact at any size."""
+    x = pixels.flatten(1).to(torch.float64)
+    if pixels.is_floating_point():
+        x *= 255
+        return x.shape[1], x.sum(1).tolist(), (x @ x.T).tolist()
+    # Below 2**53, so each is a whole number; Python adds them up without end.
+    sums, products = x.sum(1).to(torch.int64), (x @ x.T).to(torch.int64)
+    return x.shape[1], sums.tolist(), products.tolist()
