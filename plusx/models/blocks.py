@@ -4,6 +4,7 @@ Every ReLU and every addition overwrites its input, a batch norm's or convolutio
 memory traffic is time on a CPU. A hook that keeps such an output must clone it.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ def make_shortcut(
     return nn.Sequential(*layers, nn.BatchNorm2d(out_channels)) if norm else nn.Sequential(*layers)
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """y = relu(F(x) + x), or relu(F(x)) in a plain net."""
 
     expansion: int  # output channels per unit of width
@@ -72,9 +73,9 @@ class Block(nn.Module):
     downsample: nn.Module | None
     last_norm: str  # the batch norm that ends F(x)
 
+    @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
         """F(x), without the last ReLU."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""

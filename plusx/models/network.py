@@ -1,5 +1,6 @@
 """What every network has: named stage outputs, a head that can be replaced, and the initialisers."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ WHITENING_FLOOR = 5e-4  # added to the variance along each eigenvector, so that 
 WHITENING_CHUNK = 250  # images whose patches are in memory at a time
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A stem, named stages, and a fully connected head.
 
     `arch` holds the arguments that make `create_model(**arch)` rebuild the network, as plain JSON values.
@@ -27,13 +28,13 @@ class Network(nn.Module):
     stages: tuple[str, ...]  # names of the submodules between stem and head, in order
     fc: nn.Linear
 
+    @abstractmethod
     def stem(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) -> the input of the first stage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pool(self, x: Tensor) -> Tensor:
         """The last stage's output -> the input of the head (N, F)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, K).
