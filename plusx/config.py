@@ -112,12 +112,17 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate over the run; shares are of the whole run, so that `--epochs` rescales it."""
 
-    name: str = option("shape", choices=("multistep", "cosine", "linear"))
+    name: str = option("shape", choices=("multistep", "plateau", "cosine", "linear"))
     epochs: int | None = option("length of the run in epochs", None, low=1)
     steps: int | None = option("length of the run in steps, instead of epochs", None, low=1)
     warmup: float = option("share of the run that rises linearly to the peak", 0.0, low=0, below=1)
+    warmup_error: float | None = option(
+        "training error, 0..1, down to which the run stays at warmup_factor of the peak; 0 is off", 0.0, low=0, below=1
+    )
+    warmup_factor: float = option("share of the peak until the training error is under warmup_error", 0.1, low=0)
     milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0, below=1)
-    factor: float = option("decay factor at each milestone", 0.1, low=0)
+    patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
+    factor: float = option("decay factor at each milestone or plateau", 0.1, low=0)
     final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0)
 
 
@@ -131,6 +136,9 @@ class EngineConfig:
     channels_last: bool = option("memory format N H W C", True)
     compile: bool = option("torch.compile the network", False)
     ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0, below=1)
+    precise_bn: int = option(
+        "batches whose mean replaces batch norm's running statistics at the end; 0 is off", 0, low=0
+    )
     evaluate_every: int = option("epochs between evaluations", 1, low=1)
     select: str | None = option("which evaluation's weights become the model file", None, choices=("best", "last"))
     checkpoint_steps: int | None = option("steps between checkpoints, besides the one at each epoch's end", None, low=1)

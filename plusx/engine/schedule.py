@@ -1,48 +1,79 @@
-"""Learning-rate schedules: pure functions of the step, so there is no state to save.
+"""Learning-rate schedules: pure functions of the step and of what the run has measured, so there is no state to save.
 
 Steps count from 0; milestones and warmup are shares of the run. A new schedule is a function and one entry in
 `SCHEDULES`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from plusx.config import ScheduleConfig
 
 
-def learning_factor(config: ScheduleConfig, step: int, total: int) -> float:
+@dataclass(frozen=True)
+class SoFar:
+    """What a run has measured up to a step.
+
+    Attributes:
+        warm: the training error has been under `warmup_error`.
+        errors: the error at each evaluation, 0..1, in order.
+    """
+
+    warm: bool = True
+    errors: Sequence[float] = ()
+
+
+NOTHING = SoFar()
+
+
+def learning_factor(config: ScheduleConfig, step: int, total: int, so_far: SoFar = NOTHING) -> float:
     """The learning rate of a step as a share of the peak.
 
     Arguments:
         config: the schedule.
         step: 0 <= step < total.
         total: steps of the whole run.
+        so_far: what the run has measured; only the warmup by training error and `plateau` look at it.
     """
+    if config.warmup_error and not so_far.warm:  # section 4.2: 110 layers start at 0.01
+        return config.warmup_factor
     warmup = round(config.warmup * total)
     if step < warmup:
         return (step + 1) / warmup
-    return SCHEDULES[config.name](config, step, total, warmup)
+    return SCHEDULES[config.name](config, step, total, warmup, so_far)
 
 
-def multistep(config: ScheduleConfig, step: int, total: int, warmup: int) -> float:
-    """Multiplied by the decay factor at each milestone (paper, sections 3.4 and 4.2): 0.5 of 64,000 is step 32,000."""
+def multistep(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
+    """Multiplied by the decay factor at each milestone (paper, section 4.2): 0.5 of 64,000 is step 32,000."""
     return config.factor ** sum(step >= round(share * total) for share in config.milestones)
 
 
-def cosine(config: ScheduleConfig, step: int, total: int, warmup: int) -> float:
+def plateau(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
+    """Multiplied by the decay factor after every `patience` evaluations without a lower error (section 3.4)."""
+    best, waited, decays = math.inf, 0, 0
+    for error in so_far.errors:
+        best, waited = (error, 0) if error < best else (best, waited + 1)
+        if waited == config.patience:
+            waited, decays = 0, decays + 1
+    return config.factor**decays
+
+
+def cosine(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
     """Half a cosine from 1 after warmup to `final` at the end."""
     left = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
     return config.final + (1 - config.final) * left
 
 
-def linear(config: ScheduleConfig, step: int, total: int, warmup: int) -> float:
+def linear(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
     """A straight line from 1 after warmup to `final` at the end."""
     left = (total - step) / (total - warmup)
     return config.final + (1 - config.final) * left
 
 
-SCHEDULES: dict[str, Callable[[ScheduleConfig, int, int, int], float]] = {
+SCHEDULES: dict[str, Callable[[ScheduleConfig, int, int, int, SoFar], float]] = {
     "multistep": multistep,
+    "plateau": plateau,
     "cosine": cosine,
     "linear": linear,
 }

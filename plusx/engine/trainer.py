@@ -1,6 +1,7 @@
 """The training loop: from wherever the run stands to its end, in the same bits however often it is interrupted."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +25,13 @@ from plusx.engine.optim import (
     set_training_mode,
     state_tensors,
 )
-from plusx.engine.schedule import learning_factor
+from plusx.engine.precise import reestimate
+from plusx.engine.schedule import SoFar, learning_factor
 from plusx.engine.step import Batch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.errors import ModelFileError, PlusxError, TrainingError
+
+SMOOTHING = 0.02  # weight of a batch in the moving average of the training error
 
 
 class TrainLoader(Protocol):
@@ -46,6 +50,9 @@ class Position:
     """Where a run stands; with the tensors, all that a checkpoint holds."""
 
     step: int = 0  # steps made
+    rate: float = 0.0  # learning rate of the last of them
+    warm: bool = False  # the training error has been under schedule.warmup_error
+    train_error: float = 1.0  # a moving average over batches, followed until the run is warm
     evaluated: int = 0  # the step of the last evaluation
     rows: list[Row] = field(default_factory=list)
     best: Row | None = None  # the row of the best evaluation
@@ -81,6 +88,8 @@ class Trainer:
         folder: the run folder; `checkpoints/` is made in it.
         on_selected: gets the evaluated network, its metrics and its row whenever these become the model to keep.
         log: where the run tells how it goes.
+        on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
+            those of the step; it must change nothing.
     """
 
     def __init__(
@@ -95,11 +104,13 @@ class Trainer:
         folder: Path,
         on_selected: Callable[[nn.Module, Metrics, Row], None],
         log: Log,
+        on_step: Callable[[int, nn.Module], None] | None = None,
     ) -> None:
         assert config.engine.precision != "auto", "run resolves the precision"
         assert config.engine.select is not None, "recipes.choose resolves the selection"
         self.config, self.task, self.watched = config, task, watched
-        self.train, self.evaluate, self.on_selected, self.log = train, evaluate, on_selected, log
+        self.train, self.evaluate, self.log = train, evaluate, log
+        self.on_selected, self.on_step = on_selected, on_step
         self.folder = folder / "checkpoints"
         if config.engine.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -139,6 +150,8 @@ class Trainer:
                     if self._evaluation_due():
                         self._seed(at.step)
                         with signals.waiting():
+                            if at.step == self.total and config.engine.precise_bn:
+                                self._reestimate()
                             metrics = self.evaluate(self._evaluated())
                         self._select(metrics)
                         continue
@@ -152,15 +165,18 @@ class Trainer:
                         while at.step < end:
                             with signals.waiting():
                                 batch = next(batches)
-                            rate = self._rate(at.step)
                             with self._whole_or_nothing():
-                                set_learning_rate(self.optimizer, rate)
+                                at.rate = self._rate(at.step)
+                                set_learning_rate(self.optimizer, at.rate)
                                 self._seed(at.step)
+                                right = self.running.correct if self._warming() else 0
                                 loss = train_step(
                                     self.net, self.optimizer, batch, self.running, config, self.task, at.step + 1
                                 )
-                                self._count(len(batch.ids))
-                            self.log.step(at.step, self.total, epoch + 1, len(batch.ids), loss, rate)
+                                self._count(len(batch.ids), right)
+                            self.log.step(at.step, self.total, epoch + 1, len(batch.ids), loss, at.rate)
+                            if self.on_step is not None:
+                                self.on_step(at.step, self.module)
                             self._between_steps(signals)
                     if not self._evaluation_due():
                         self.log.line(describe([self._train_row()], self.total / per_epoch))
@@ -180,7 +196,22 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step; the first is 0."""
-        return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total)
+        # A test split may steer nothing: then the training error is what plateaus.
+        errors = [
+            1 - row["top1"] for row in self.at.rows if row["split"] == ("val" if self.watched == "val" else "train")
+        ]
+        so_far = SoFar(not self._warming(), errors)
+        return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total, so_far)
+
+    def _warming(self) -> bool:
+        return bool(self.config.schedule.warmup_error) and not self.at.warm
+
+    def _reestimate(self) -> None:
+        """Precise batch norm of the network that will be evaluated, on the batches that would come next."""
+        epoch, count = self.at.step // self.train.steps_per_epoch, self.config.engine.precise_bn
+        layout = torch.channels_last if self.config.engine.channels_last else torch.contiguous_format
+        with closing(self.train.epoch(epoch)) as batches:  # type: ignore[type-var]
+            reestimate(self._evaluated(), itertools.islice(batches, count), self.config.engine.precision, layout)
 
     def _seed(self, step: int) -> None:
         seed = (self.config.seed << 32 | step) % (1 << 63)
@@ -188,10 +219,13 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _count(self, images: int) -> None:
-        """What follows a step."""
+    def _count(self, images: int, right: int) -> None:
+        """What follows a step; `right` answers were counted before it."""
         at, seconds = self.at, self._lap()
         at.step += 1
+        if self._warming():
+            at.train_error += SMOOTHING * (1 - (self.running.correct - right) / images - at.train_error)
+            at.warm = at.train_error < (self.config.schedule.warmup_error or 0)
         if self.average:
             self.average.update(at.step)
         at.images += images
@@ -256,7 +290,7 @@ class Trainer:
             "loss": metrics.loss,
             "top1": metrics.top1,
             "top5": metrics.top5,
-            "lr": self._rate(self.at.step - 1),
+            "lr": self.at.rate,
             "images_per_second": round(speed, 1),
             "seconds": round(self.at.seconds, 3),
         }

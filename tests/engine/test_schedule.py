@@ -5,7 +5,7 @@ import math
 import pytest
 
 from plusx.config import ScheduleConfig
-from plusx.engine.schedule import SCHEDULES, learning_factor
+from plusx.engine.schedule import NOTHING, SCHEDULES, SoFar, learning_factor
 
 PAPER = ScheduleConfig(name="multistep", steps=64_000, milestones=(0.5, 0.75))
 
@@ -27,7 +27,7 @@ def test_falling_schedules_start_at_the_peak_and_end_at_final(name: str) -> None
     config = ScheduleConfig(name=name, steps=100, warmup=0.2, final=0.01)
     assert learning_factor(config, 19, 100) == learning_factor(config, 20, 100) == 1.0
     assert learning_factor(config, 60, 100) == pytest.approx(0.01 + 0.99 / 2)
-    assert SCHEDULES[name](config, 100, 100, 20) == 0.01
+    assert SCHEDULES[name](config, 100, 100, 20, NOTHING) == 0.01
     rates = [learning_factor(config, s, 100) for s in range(20, 100)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 0.01
@@ -36,7 +36,7 @@ def test_falling_schedules_start_at_the_peak_and_end_at_final(name: str) -> None
 def test_linear_to_zero_is_exact() -> None:
     config = ScheduleConfig(name="linear", steps=10)
     assert [learning_factor(config, s, 10) for s in range(10)] == [(10 - s) / 10 for s in range(10)]
-    assert SCHEDULES["linear"](config, 10, 10, 0) == 0.0
+    assert SCHEDULES["linear"](config, 10, 10, 0, NOTHING) == 0.0
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -47,3 +47,23 @@ def test_every_step_of_short_runs_has_a_rate(name: str, warmup: float, total: in
     rates = [learning_factor(config, s, total) for s in range(total)]
     assert all(math.isfinite(r) and 0 <= r <= 1 for r in rates)
     assert rates[0] > 0
+
+
+def test_plateau_decays_after_evaluations_without_a_lower_error() -> None:
+    config = ScheduleConfig(name="plateau", steps=100, patience=2)
+
+    def factor(*errors: float) -> float:
+        return learning_factor(config, 50, 100, SoFar(errors=errors))
+
+    assert factor() == factor(0.5) == factor(0.5, 0.4, 0.4) == 1
+    assert factor(0.5, 0.4, 0.4, 0.5) == 0.1
+    assert factor(0.5, 0.4, 0.4, 0.5, 0.41) == 0.1
+    assert factor(0.5, 0.4, 0.4, 0.5, 0.41, 0.42) == 0.1**2
+    assert factor(0.5, 0.4, 0.4, 0.5, 0.39, 0.42) == 0.1
+
+
+def test_a_run_stays_low_until_its_training_error_has_fallen() -> None:
+    config = ScheduleConfig(name="multistep", steps=100, milestones=(0.5,), warmup_error=0.8)
+    assert learning_factor(config, 0, 100, SoFar(warm=False)) == 0.1
+    assert learning_factor(config, 60, 100, SoFar(warm=False)) == 0.1
+    assert [learning_factor(config, step, 100, SoFar(warm=True)) for step in (1, 60)] == [1, 0.1]

@@ -283,3 +283,59 @@ def test_frozen_body_trains_the_head_only(tmp_path: Path) -> None:
     trainer.fit()
     moved = {name for name, value in trainer.module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_the_rate_rises_once_the_training_error_is_low(tmp_path: Path) -> None:
+    config = tiny_config(schedule__epochs=40, schedule__name="multistep", schedule__warmup_error=0.8)
+    trainer, _, _ = run(tmp_path, config)
+    rates: list[float] = []
+    errors: list[float] = []
+    trainer.on_step = lambda step, module: (rates.append(trainer.at.rate), errors.append(trainer.at.train_error))[0]
+    trainer.fit()
+    first = rates.index(0.1)
+    assert 0 < first < len(rates)
+    assert rates == [pytest.approx(0.01)] * first + [0.1] * (len(rates) - first)
+    assert errors[first - 1] < 0.8 <= min(errors[: first - 1])
+
+
+def test_gradients_of_the_step_are_there_to_look_at(tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path, tiny_config(schedule__epochs=1, optim__lr=0.0))
+    seen: list[tuple[int, float]] = []
+
+    def look(step: int, module: torch.nn.Module) -> None:
+        gradient = module.get_parameter("conv1.weight").grad
+        assert gradient is not None
+        seen.append((step, float(gradient.norm())))
+
+    trainer.on_step = look
+    trainer.fit()
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
+    assert all(norm > 0 for _, norm in seen)
+
+
+def test_a_test_split_cannot_make_the_rate_plateau(tmp_path: Path) -> None:
+    config = tiny_config(schedule__name="plateau", schedule__patience=1)
+    trainer, _, _ = run(tmp_path, config)
+    rows = [{"split": split, "top1": top1} for top1 in (0.5, 0.6) for split in ("train", "test")]
+    trainer.at.rows = [*rows, {"split": "test", "top1": 0.1}, {"split": "train", "top1": 0.7}]
+    for watched, rate in (("test", 0.1), ("val", 0.1)):
+        trainer.watched = watched
+        assert trainer._rate(20) == rate
+    trainer.at.rows.append({"split": "val", "top1": 0.9})
+    trainer.at.rows.append({"split": "val", "top1": 0.8})
+    assert trainer._rate(20) == pytest.approx(0.01)
+    trainer.watched = "test"
+    assert trainer._rate(20) == 0.1
+
+
+def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(tmp_path: Path) -> None:
+    trainer, train, _ = run(tmp_path, tiny_config(engine__precise_bn=2))
+    trainer.fit()
+    x = [trainer.module.conv1(batch.images) for batch, _ in zip(train.epoch(3), range(2), strict=False)]
+    mean = torch.stack([part.mean((0, 2, 3)) for part in x]).mean(0)
+    var = torch.stack([part.var((0, 2, 3)) for part in x]).mean(0)
+    norm = trainer.module.get_submodule("bn1")
+    torch.testing.assert_close(norm.running_mean, mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(norm.running_var, var, rtol=1e-5, atol=0)
+    assert norm.momentum == 0.1
+    assert int(norm.get_buffer("num_batches_tracked")) == 15

@@ -36,6 +36,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "schedule__name": "multistep",
         "schedule__milestones": (0.5,),
     },
+    "plateau, warm once it learns": {
+        "schedule__name": "plateau",
+        "schedule__patience": 1,
+        "schedule__warmup_error": 0.95,
+        "optim__lr": 0.3,
+    },
+    "precise batch norm of an average": {"engine__precise_bn": 2, "engine__ema": 0.9},
 }
 
 
