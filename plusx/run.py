@@ -9,7 +9,7 @@ import fcntl
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +41,14 @@ from plusx.data.facts import facts as data_facts
 from plusx.engine import FitResult, Log, Metrics, Trainer, fit_temperature, measure, predict_logits, resolve_precision
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
-from plusx.models import Network, count_params, create_model, whiten_stem
+from plusx.models import Network, count_macs, count_params, create_model, whiten_stem
 from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
+TINY_MACS = 8_000_000  # of a network; below, what bfloat16 gains lies around what a trial can tell from noise
 WHITENING_SAMPLE = 2000  # images whose patches the stem's first filters are made from
 
 
@@ -107,6 +108,7 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     overrides: Sequence[str] = (),
+    on_step: Callable[[int, nn.Module], None] | None = None,
 ) -> Run:
     """Train on a data set and write a run folder; the same call on an unfinished folder continues it to the same bits.
 
@@ -121,6 +123,7 @@ def train(
         seed: of initialisation, order and augmentation.
         resume: insist that the folder holds a run to continue.
         overrides: `section.field=value`, as `--set`.
+        on_step: called after each step with its number and the network, whose gradients are still those of the step.
 
     Raises:
         PlusxError: whatever the user can fix, before training starts where possible.
@@ -153,7 +156,7 @@ def train(
     with claimed(folder):
         log = Log(folder, tensorboard=request.changes().get("engine.tensorboard", False))
         plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
-        result = make_trainer(folder, plan, dataset, manifest_hash, log).fit()
+        result = make_trainer(folder, plan, dataset, manifest_hash, log, on_step).fit()
         calibrate(folder, plan, dataset, manifest_hash, log)
         return finish(folder, plan, dataset, result, log)
 
@@ -268,8 +271,12 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
         raise ConfigError(message, "Leave it out to take what is there.") from error
     batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
     shape = (batch, preprocess.channels, preprocess.size, preprocess.size)
-    precision, reason = resolve_precision(config.engine.precision, network, shape, config.engine.channels_last)
     if config.engine.precision == "auto":
+        macs = count_macs(network, shape[1:])
+        if macs < TINY_MACS:
+            precision, reason = "fp32", f"{macs / 1e6:.1f} M multiply-adds an image are too few for bfloat16 to gain"
+        else:
+            precision, reason = resolve_precision(network, shape, config.engine.channels_last)
         choices = (*choices, Choice("engine.precision", precision, reason))
         config = configs.replace(config, {"engine.precision": precision})
     return Plan(
@@ -354,7 +361,14 @@ def make_network(config: Config, n_classes: int) -> Network:
     )
 
 
-def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> Trainer:
+def make_trainer(
+    folder: Path,
+    plan: Plan,
+    dataset: Dataset,
+    manifest_hash: str,
+    log: Log,
+    on_step: Callable[[int, nn.Module], None] | None = None,
+) -> Trainer:
     """Network, batches, evaluation, and what becomes the model file: all that training needs."""
     config, classes = plan.config, dataset.classes
     device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
@@ -393,6 +407,7 @@ def make_trainer(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str,
         folder=folder,
         on_selected=keep,
         log=log,
+        on_step=on_step,
     )
 
 

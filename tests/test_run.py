@@ -137,7 +137,7 @@ def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_before_anything_is_decided_leaves_nothing(number: int, code: int, tmp_path: Path) -> None:
-    process = start("train", "digits", "--out", tmp_path / "a" / "run")
+    process = start("train", "digits", "--size", 16, "--out", tmp_path / "a" / "run")
     while not (tmp_path / "a" / "run" / "lock").exists():
         time.sleep(0.01)
     time.sleep(0.1)  # it is measuring which precision is faster
@@ -146,6 +146,15 @@ def test_a_signal_before_anything_is_decided_leaves_nothing(number: int, code: i
     assert (ran.code, ran.out) == (code, "")
     assert ran.err == ("plusx: stopped by Ctrl-C.\n" if number == signal.SIGINT else "")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("size", "reason"), [(8, "too few for bfloat16"), (16, "as fast as float32")])
+def test_tiny_networks_stay_in_float32_and_others_are_tried(size: int, reason: str, tmp_path: Path) -> None:
+    words = ("--size", size, "--set", "schedule.steps=2", "--out", tmp_path / "run")
+    said = plusx("train", "digits", *words).err
+    line = next(line for line in said.splitlines() if line.startswith("engine.precision = "))
+    assert reason in line
+    assert size == 16 or line.startswith("engine.precision = fp32")
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:

@@ -15,16 +15,13 @@ PASS_SECONDS = 0.3  # length of a pass that is worth timing
 TOTAL_SECONDS = 1.5
 
 
-def resolve(
-    name: str, module: nn.Module, shape: tuple[int, int, int, int], channels_last: bool = True
-) -> tuple[str, str]:
+def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: bool = True) -> tuple[str, str]:
     """Chooses for precision "auto": a copy of the network is tried in both arithmetics, forward and backward.
 
     Every different convolution and linear layer must agree with float32; whole passes are timed on as many images as
     fit in 0.3 s. Neither the network nor any random state changes.
 
     Arguments:
-        name: "auto", or a choice that is kept.
         module: the network on its device.
         shape: N C H W of the training batches.
         channels_last: the memory format of training.
@@ -32,8 +29,6 @@ def resolve(
     Returns:
         "fp32" or "bf16", and the reason in a few words.
     """
-    if name != "auto":
-        return name, "as set"
     device = next(module.parameters()).device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "fp32", "this GPU has no bfloat16"

@@ -19,14 +19,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "TOTAL_SECONDS", 0.05)
 
 
-def test_a_set_precision_is_kept() -> None:
-    assert resolve("bf16", net(), SHAPE) == ("bf16", "as set")
-
-
 def test_the_check_changes_neither_network_nor_random_state() -> None:
     module = net().eval()
     before, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
-    choice, reason = resolve("auto", module, SHAPE)
+    choice, reason = resolve(module, SHAPE)
     assert choice in ("fp32", "bf16")
     assert "layers are within" in reason
     assert not module.training
@@ -46,7 +42,7 @@ def test_the_faster_one_wins_when_it_is_clearly_faster(
         return len(images) * (fast if name == "bf16" else 0.06)
 
     monkeypatch.setattr(precision, "_seconds", seconds)
-    choice, reason = resolve("auto", net(), SHAPE)
+    choice, reason = resolve(net(), SHAPE)
     assert choice == wanted
     assert f"{0.06 / fast:.2f}x as fast as float32, tried on 5 images" in reason
     assert sizes == {2, 5}
@@ -65,7 +61,7 @@ def test_a_wrong_layer_is_refused(slip: float) -> None:
     module = net()
     module.conv2 = Rough(8, 8, 3)
     module.conv2.slip = slip
-    choice, reason = resolve("auto", module, SHAPE)
+    choice, reason = resolve(module, SHAPE)
     assert choice == "fp32"
     assert re.fullmatch(r"a layer in bfloat16 is (10\.\d|nan)% off", reason)
 
