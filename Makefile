@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench golden format clean
+.PHONY: help demo test test-all lint bench studies gpu golden format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ lint: $(INSTALLED) ## formatting, lint and types: the commands of .pre-commit-co
 
 bench: $(INSTALLED) ## measure training and loading beside plain PyTorch; writes bench/results/
 	@$(BIN)/python -m bench
+
+studies: $(INSTALLED) ## run all nine studies at their quick budget, an hour on two cores; writes docs/results/
+	@$(BIN)/python -m bench.studies studies
+
+gpu: $(INSTALLED) ## Table 6 and its plain twins at the paper's own budget, on a GPU; writes bench/results/gpu.json
+	@$(BIN)/python -m bench.gpu table6
 
 golden: $(INSTALLED) ## record the golden losses again, after a change that is meant to move them
 	@$(BIN)/python -m tests.golden

@@ -271,6 +271,31 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         raise typer.Exit(1)
 
 
+@command
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="degradation, gradients, responses, shortcuts, …")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="default studies/NAME-BUDGET")] = None,
+    budget: Annotated[str, typer.Option(help="quick: minutes on two cores; paper: the paper's own length")] = "quick",
+    seeds: Annotated[int, typer.Option(help="runs of each setting")] = 3,
+    parallel: Annotated[int, typer.Option(help="runs at a time; for a GPU, or many cores")] = 1,
+    overrides: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test a claim of the paper; the same command continues.
+
+    NAME is degradation, gradients, responses, shortcuts, init, colour, placement, mlp or depth. Trains every setting
+    with every seed; writes a table, figures and a page with the verdict.
+    """
+    from plusx.study import study as run_study
+
+    result = run_study(name, out=out, budget=budget, seeds=seeds, parallel=parallel, overrides=overrides or ())
+    if as_json:
+        return _print_json(result.to_dict())
+    _print_study(result)
+    _say(f"Open {result.page}")
+
+
 def main() -> None:
     """Run the command line and exit with its code; what a signal ends is still cleaned up."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -362,6 +387,21 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
             _say(f"{row['path']}: {row['error']}", stderr=True)
         else:
             _say(f"{row['path']}: " + ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"]))
+
+
+def _print_study(result: Any) -> None:
+    _say(f"{result.claim}: {result.verdict}")
+    for part in result.claims:
+        _say(f"  {part['verdict']}: {part['claim']} ({part['reason']})")
+    rows = (
+        (r["arm"], r["measure"], str(r["n"]), f"{r['mean']:.4g}", f"{r['std']:.2g}", _signed(r["difference"]))
+        for r in result.table
+    )
+    _print_table(("arm", "measure", "n", "mean", "std", "minus the paper's"), rows)
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2g}"
 
 
 def _print_check(report: Any) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from plusx.config import Config, Facts
 from plusx.errors import ConfigError
 from plusx.recipes.choose import Choice, Machine, choose, default_recipe
+from plusx.recipes.cifar10 import cifar10_modern, cifar10_paper
+from plusx.recipes.imagenet import imagenet_modern, imagenet_paper
 from plusx.recipes.photo import photo, photo_finetune
 from plusx.recipes.small import small
 
@@ -28,7 +30,15 @@ __all__ = [
 
 Recipe = Callable[[Facts], Config]
 
-RECIPES: dict[str, Recipe] = {"small": small, "photo": photo, "photo-finetune": photo_finetune}
+RECIPES: dict[str, Recipe] = {
+    "small": small,
+    "photo": photo,
+    "photo-finetune": photo_finetune,
+    "cifar10-paper": cifar10_paper,
+    "cifar10-modern": cifar10_modern,
+    "imagenet-paper": imagenet_paper,
+    "imagenet-modern": imagenet_modern,
+}
 
 
 def get_recipe(name: str) -> Recipe:

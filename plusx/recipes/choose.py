@@ -1,5 +1,6 @@
 """The automatic choices: each fills one field that was left open and says why."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from plusx.config import Config, Facts, replace
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
 GIB = 1 << 30
 SMALL_MODEL = "resnet11"
+DEEP = 110  # layers that need a warmup to start converging
 POOLED = ("resnet9", "resnet11")
 
 
@@ -149,6 +151,13 @@ def _has_stem(config: Config) -> bool:
     return name not in POOLED and "mlp" not in name
 
 
+def _warmup_error(config: Config, facts: Facts, machine: Machine) -> tuple[float, str]:
+    depth = re.search(r"\d+", config.model.name or "")
+    if depth and int(depth[0]) >= DEEP:
+        return 0.8, f"{depth[0]} layers start at a low rate, until the training error is under 80 % (section 4.2)"
+    return 0.0, f"fewer than {DEEP} layers need no slow start (section 4.2)"
+
+
 def _select(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     if facts.n_val == 0:
         return "last", "there is no val split, and a test split must not select"
@@ -167,5 +176,6 @@ RULES: dict[str, Rule] = {
     "model.stem": _stem,
     "model.zero_init_last": _zero_init,
     "model.whiten_stem": _whiten,
+    "schedule.warmup_error": _warmup_error,
     "engine.select": _select,
 }

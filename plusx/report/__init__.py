@@ -95,16 +95,21 @@ def build(data: ReportData, path: str | Path) -> Path:
 
 def render(data: ReportData) -> str:
     """The report as HTML."""
+    template = Path(__file__).with_name("template.html")
+    return render_page(template, **_context(data), percent=percent, number="{:,}".format)
+
+
+def render_page(path: Path, **context: Any) -> str:
+    """A self-contained HTML page from a template: everything escaped, no script, no style but its own."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: clean(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("template.html")
-    html = template.render(**_context(data), percent=percent, number="{:,}".format, style_hash="STYLE-HASH")
+    html = environment.get_template(path.name).render(**context, style_hash="STYLE-HASH")
     # The browser applies this style and no other: the policy names its hash.
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
     assert style is not None, "the template has a style"

@@ -1,0 +1,46 @@
+"""`python -m bench.gpu OUT [--cifar10 FOLDER] [--rehearse]`: Table 6 and its plain twins at the paper's own budget.
+
+Twenty, 32, 44, 56 and 110 layers, plain and residual, 64,000 steps each, several runs at a time; the last epoch counts.
+Runs that are in OUT already are not trained again. `--rehearse` makes 200 steps of each net on the CPU, which shows
+that everything runs; its errors mean nothing. Results: bench/results/gpu.json or gpu-rehearsal.json.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from bench.__main__ import RESULTS, surroundings
+from bench.runs import plusx
+
+
+def main() -> None:
+    """Train, compare with the paper, write."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder of the runs")
+    parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
+    parser.add_argument("--parallel", type=int, default=5, help="runs at a time on the GPU")
+    parser.add_argument("--rehearse", action="store_true", help="200 steps of each net, on the CPU")
+    asked = parser.parse_args()
+    settings = ["engine.precision=bf16", *([f"data.root={asked.cifar10}"] if asked.cifar10 else [])]
+    settings += ["engine.device=cpu", "schedule.steps=200"] if asked.rehearse else ["engine.device=cuda"]
+    parallel = 1 if asked.rehearse else asked.parallel
+    words = ["study", "degradation", "--budget", "paper", "--seeds", "1", "--parallel", str(parallel)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    start = time.perf_counter()
+    result = plusx(*words, "--out", str(asked.out / ("rehearsal" if asked.rehearse else "table6")))
+    document = surroundings() | {
+        "command": "plusx " + " ".join(words),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "table": result["table"],
+        "claims": result["claims"],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"gpu{'-rehearsal' * asked.rehearse}.json").write_text(json.dumps(document, indent=2) + "\n")
+    for row in result["table"]:
+        paper = "" if row["paper"] is None else f", the paper {row['paper']:.2f}"
+        print(f"{row['arm']}: {row['measure']} {row['mean']:.2f} %{paper}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Studies: the paper's claims as experiments that anyone can run again, and that may come out either way.
+
+A new study is a module with a `STUDY`, and an entry of `STUDIES`.
+"""
+
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from plusx import modelfile
+from plusx.engine import Log
+from plusx.errors import ConfigError, PlusxError
+from plusx.plan import write_json
+from plusx.run import Run, cpu_settings, train
+from plusx.study.core import Arm, Measured, Results, Study, spread, together, values, words
+from plusx.study.page import write_figures, write_page
+
+BUDGETS = ("quick", "paper")
+STUDIES = {
+    "degradation": "deeper plain nets train worse, deeper residual nets better (Figs. 1 and 6, Table 6)",
+    "gradients": "where gradients vanish: by depth, with and without batch norm and shortcuts",
+    "responses": "residual branches respond weakly (Fig. 7)",
+    "shortcuts": "options A, B and C (Table 3)",
+    "init": "Xavier against He",
+    "colour": "PCA colour augmentation",
+    "placement": "the stride of a bottleneck, and batch norm before or after the addition",
+    "mlp": "degradation in fully connected nets",
+    "depth": "how much each F(x) carries: blocks dropped from trained nets",
+}
+"""Names, and what each is about; the module of that name in this package holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        folder: with `study.json`, `index.html`, `figures/` and a run folder for each arm and seed in `runs/`.
+        holds: True or False; None when not decided at this budget.
+        claims: its parts, `{claim, holds, verdict, reason}`.
+        table: rows `{arm, measure, n, mean, std, paper, difference}`.
+        seconds: of training, all runs together, those of earlier parts too.
+    """
+
+    folder: Path
+    name: str
+    claim: str
+    source: str
+    budget: str
+    seeds: int
+    holds: bool | None
+    verdict: str
+    claims: tuple[dict[str, Any], ...]
+    table: tuple[dict[str, Any], ...]
+    seconds: float
+    machine: dict[str, str]
+
+    @property
+    def page(self) -> Path:
+        """The HTML page."""
+        return self.folder / "index.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `plusx study --json` prints them."""
+        plain = dataclasses.asdict(self) | {"folder": str(self.folder), "page": str(self.page)}
+        return plain | {"claims": list(self.claims), "table": list(self.table)}
+
+
+def study(
+    name: str,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    budget: str = "quick",
+    seeds: int = 3,
+    parallel: int = 1,
+    overrides: Sequence[str] = (),
+) -> StudyResult:
+    """Run or resume a study: train every arm with every seed, measure, judge, draw.
+
+    Arguments:
+        name: a key of `STUDIES`.
+        out: folder; None is `studies/<name>-<budget>`. The same call continues what is there.
+        budget: "quick", minutes on two CPU cores, or "paper", the paper's own length.
+        seeds: runs of each arm; seed 0 comes first for all of them.
+        parallel: runs at a time, each on its share of the CPU cores; more than one suits a GPU and many cores.
+        overrides: `section.field=value` for every arm, such as `data.root=…`.
+
+    Raises:
+        PlusxError: what the user can fix.
+        Stopped: after a signal; the same call continues.
+    """
+    chosen = get_study(name)
+    if budget not in BUDGETS:
+        raise ConfigError(f"--budget: got {budget!r}, expected one of {', '.join(BUDGETS)}.")
+    if seeds < 1 or parallel < 1:
+        raise ConfigError(f"--seeds, --parallel: got {seeds} and {parallel}, expected at least 1 of each.")
+    folder = Path(out) if out is not None else Path("studies") / f"{name}-{budget}"
+    root = next((text.partition("=")[2] for text in overrides if text.startswith("data.root=")), None)
+    common = tuple(text for text in overrides if not text.startswith("data.root="))
+    arms = chosen.arms(budget, folder / "data", root)
+    jobs = [
+        Job(name, arm, seed, folder / "runs" / arm.name / f"seed-{seed}", common)
+        for seed in range(seeds)
+        for arm in arms
+    ]
+    if parallel > 1:
+        train_ahead(jobs, parallel)
+    results, seconds = run_all(chosen, jobs)
+    verdicts = [claim.judge(results) for claim in chosen.claims]
+    holds = together(verdicts)
+    result = StudyResult(
+        folder=folder,
+        name=name,
+        claim=chosen.claim,
+        source=chosen.source,
+        budget=budget,
+        seeds=seeds,
+        holds=holds,
+        verdict=words(holds),
+        claims=tuple(
+            {"claim": claim.text, "holds": verdict.holds, "verdict": words(verdict.holds), "reason": verdict.reason}
+            for claim, verdict in zip(chosen.claims, verdicts, strict=True)
+        ),
+        table=tuple(table(chosen, arms, results)),
+        seconds=round(seconds, 1),
+        machine=modelfile.versions()
+        | cpu_settings()
+        | {"system": platform.platform(), "date": time.strftime("%Y-%m-%d")},
+    )
+    charts = write_figures(folder / "figures", chosen.figures, results)
+    write_json(folder / "study.json", result.to_dict())
+    write_page(result.page, result, chosen.measures, charts)
+    return result
+
+
+def get_study(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        ConfigError: no such study.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"study: got {name!r}, expected one of {', '.join(STUDIES)}.")
+    found: Study = importlib.import_module(f"plusx.study.{name}").STUDY
+    return found
+
+
+class Job(NamedTuple):
+    """One run of a study."""
+
+    study: str
+    arm: Arm
+    seed: int
+    out: Path
+    overrides: Sequence[str]
+
+    def train(self) -> Run:
+        """Train it, or find it trained."""
+        watch = get_study(self.study).watch
+        settings = dict(self.arm.train) | {"overrides": (*self.arm.train.get("overrides", ()), *self.overrides)}
+        return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
+
+
+def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
+    """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training."""
+    log, seconds = Log(None), 0.0
+    results: dict[str, list[Measured]] = {job.arm.name: [] for job in jobs}
+    for count, job in enumerate(jobs, 1):
+        log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}")
+        run = job.train()
+        results[job.arm.name].append(chosen.measure(run))
+        seconds += run.seconds
+    return results, seconds
+
+
+def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
+    """Train all runs, several at a time, each in a process of its own.
+
+    Raises:
+        PlusxError: the first failure; the others are trained all the same.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a fork would share the threads' locks
+    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    with ProcessPoolExecutor(parallel, spawn, torch.set_num_threads, (threads,)) as pool:
+        failures = [failure for failure in pool.map(_train, jobs) if failure]
+    if failures:
+        raise PlusxError(*failures[0])
+
+
+def _train(job: Job) -> tuple[str, str] | None:
+    """Train in a worker; an error crosses processes as its words."""
+    try:
+        job.train()
+    except PlusxError as error:
+        return error.message, error.hint
+    return None
+
+
+def table(chosen: Study, arms: Sequence[Arm], results: Results) -> list[dict[str, Any]]:
+    """A row for each arm and measure: n, mean and deviation over seeds, the paper's value and the difference."""
+    rows = []
+    for arm in arms:
+        for measure in chosen.measures:
+            if not all(measure in run.values for run in results[arm.name]):
+                continue
+            found, paper = spread(values(results, arm.name, measure)), arm.paper.get(measure)
+            rows.append(
+                {"arm": arm.name, "measure": measure, **found._asdict()}
+                | {"paper": paper, "difference": None if paper is None else found.mean - paper}
+            )
+    return rows

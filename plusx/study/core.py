@@ -1,0 +1,153 @@
+"""What a study is: arms that are trained once per seed, what is measured on each run, and a claim to be judged."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from plusx.run import Run
+
+LEVEL = 0.05  # p-value under which a difference of means decides
+
+Points = Sequence[tuple[float, float]]
+Watch = Callable[[int, nn.Module], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One setting, trained once per seed.
+
+    Attributes:
+        name: for tables, figures and folders.
+        train: arguments of `plusx.train`: data, model, recipe, overrides, …
+        paper: the paper's value of a measure, where it gives one.
+    """
+
+    name: str
+    train: Mapping[str, Any]
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one finished run gave.
+
+    Attributes:
+        values: numbers for the table, by measure.
+        series: lines for the figures, by measure: (x, y) with x an epoch, a layer, …
+    """
+
+    values: dict[str, float]
+    series: dict[str, Points] = field(default_factory=dict)
+
+
+class Figure(NamedTuple):
+    """A chart of all arms: lines of a series, or bars of a value; means over seeds, with their spread."""
+
+    title: str
+    measure: str
+    x: str  # what the horizontal axis is; "" draws bars
+    y: str
+    log: bool = False
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation over n seeds; the deviation of one seed is 0."""
+
+    n: int
+    mean: float
+    std: float
+
+
+class Verdict(NamedTuple):
+    """Whether a claim holds (None: not decided at this budget), and the numbers that say so."""
+
+    holds: bool | None
+    reason: str
+
+
+Results = Mapping[str, Sequence[Measured]]
+"""Arm -> what its runs gave, one entry a seed."""
+
+
+class Claim(NamedTuple):
+    """A part of what a study tests: a sentence, and its judgement from the numbers of all runs."""
+
+    text: str
+    judge: Callable[[Results], Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """An experiment that tests a claim and may come out either way.
+
+    Attributes:
+        name: on the command line.
+        claim: a sentence that can be false.
+        claims: its parts; it holds with all of them and fails with any.
+        source: where it is made.
+        measures: what the table's columns are, by name, with units.
+        arms: (budget, folder for data, root of the data set) -> settings.
+        measure: a finished run -> its numbers.
+        figures: the charts.
+        watch: run folder -> a function called after each training step, for what only training shows.
+    """
+
+    name: str
+    claim: str
+    claims: Sequence[Claim]
+    source: str
+    measures: Mapping[str, str]
+    arms: Callable[[str, Path, str | None], Sequence[Arm]]
+    measure: Callable[[Run], Measured]
+    figures: Sequence[Figure]
+    watch: Callable[[Path], Watch] | None = None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation."""
+    return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else 0.0)
+
+
+def values(results: Results, arm: str, measure: str) -> list[float]:
+    """A measure of an arm, one number a seed."""
+    return [run.values[measure] for run in results[arm]]
+
+
+def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
+    """Whether the measure of arm `low` is below that of arm `high`, by Welch's t-test over seeds, two-sided."""
+    from scipy.stats import ttest_ind
+
+    found = [values(results, arm, measure) for arm in (low, high)]
+    a, b = map(spread, found)
+    text = f"{measure} of {low} {a.mean:.4g} (sd {a.std:.2g}), of {high} {b.mean:.4g} (sd {b.std:.2g}), n = {a.n}"
+    if min(a.n, b.n) < 2:
+        return Verdict(None, f"{text}: one seed decides nothing")
+    if a.std == b.std == 0:
+        return Verdict(None if a.mean == b.mean else a.mean < b.mean, text)
+    p = float(ttest_ind(*found, equal_var=False).pvalue)
+    return Verdict(a.mean < b.mean if p < LEVEL else None, f"{text}, p = {p:.2g}")
+
+
+def limit(results: Results, measure: str, arm: str, *, above: float = -math.inf, below: float = math.inf) -> Verdict:
+    """Whether the measure of an arm lies between two bounds for every seed; seeds that disagree decide nothing."""
+    found = values(results, arm, measure)
+    inside = [above < value < below for value in found]
+    bounds = " and ".join([f"above {above:g}"] * math.isfinite(above) + [f"below {below:g}"] * math.isfinite(below))
+    text = f"{measure} of {arm} is {', '.join(f'{value:.3g}' for value in found)}; the claim needs {bounds}"
+    return Verdict(True if all(inside) else None if any(inside) else False, text)
+
+
+def together(verdicts: Sequence[Verdict]) -> bool | None:
+    """A claim of several parts: fails with any of them, holds with all."""
+    outcomes = [verdict.holds for verdict in verdicts]
+    return False if False in outcomes else None if None in outcomes else True
+
+
+def words(holds: bool | None) -> str:
+    """A verdict for people."""
+    return {True: "holds", False: "does not hold", None: "not decided at this budget"}[holds]

@@ -1,0 +1,67 @@
+"""How much each F(x) carries: single blocks are dropped from trained nets, without any further training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from plusx.evaluation import evaluate
+from plusx.models.probe import droppable_blocks, without_block
+from plusx.run import Run
+from plusx.study.core import Arm, Claim, Figure, Measured, Study, limit, lower
+from plusx.study.settings import cifar_arms
+from plusx.study.trained import trained
+
+NETS = ("plain32", "resnet32")
+SMALL = 5.0  # points of error: what a block that carries little may cost
+
+
+def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
+    """Plain and residual nets."""
+    return cifar_arms(budget, folder, root, {name: [name] for name in NETS})
+
+
+def measure(run: Run) -> Measured:
+    """Test error with each block dropped in turn, in points above that of the whole net."""
+    found = trained(run)
+    module = found.classifier.module
+
+    def error() -> float:
+        return 100 * (1 - evaluate(found.classifier, found.dataset, split=found.split).top1)
+
+    whole = error()
+    costs = []
+    for name in droppable_blocks(module):
+        with without_block(module, name):
+            costs.append(error() - whole)
+    return Measured(
+        values={"test_error": whole, "median_cost": median(costs), "largest_cost": max(costs)},
+        series={"cost": list(enumerate(costs, 1))},
+    )
+
+
+STUDY = Study(
+    name="depth",
+    claim=f"Dropping a block costs a trained residual net under {SMALL:g} points at the median, a plain one much more.",
+    source="Section 4.2: layers of deeper residual nets modify the signal less; Veit et al. 2016, arXiv 1605.06431",
+    measures={
+        "test_error": "test error, %",
+        "median_cost": "error added by dropping a block, median, points",
+        "largest_cost": "the same, largest",
+    },
+    arms=arms,
+    measure=measure,
+    claims=(
+        Claim(
+            "A block of the residual net costs less than one of the plain net.",
+            lambda r: lower(r, "median_cost", "resnet32", "plain32"),
+        ),
+        Claim(
+            f"A block of the residual net costs under {SMALL:g} points.",
+            lambda r: limit(r, "median_cost", "resnet32", below=SMALL),
+        ),
+    ),
+    figures=(
+        Figure("Error added by dropping a block", "cost", "block", "points"),
+        Figure("Median error added", "median_cost", "", "points"),
+    ),
+)

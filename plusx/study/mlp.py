@@ -1,0 +1,47 @@
+"""Degradation in fully connected nets: the notes say that F may be feed-forward."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plusx.study.core import Arm, Claim, Figure, Study, lower
+from plusx.study.curves import ERRORS, errors
+from plusx.study.settings import cifar_arms
+
+BLOCKS, WIDTH = (4, 24), 128
+
+
+def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
+    """Plain and residual nets of a few and of many blocks of two layers."""
+    nets = {
+        f"{kind}-{blocks}": [f"{family}-{blocks}x{WIDTH}"]
+        for kind, family in (("plain", "plainmlp"), ("residual", "resmlp"))
+        for blocks in BLOCKS
+    }
+    return cifar_arms(budget, folder, root, nets)
+
+
+STUDY = Study(
+    name="mlp",
+    claim="Fully connected nets degrade with depth too, and shortcuts mend it.",
+    source="Section 3.2: the notation of equation 1 holds for fully connected layers; the reader's notes",
+    measures=ERRORS,
+    arms=arms,
+    measure=errors,
+    claims=(
+        Claim(
+            "A deeper plain net has a higher training error.", lambda r: lower(r, "train_error", "plain-4", "plain-24")
+        ),
+        Claim(
+            "At 24 blocks, the residual net has the lower training error.",
+            lambda r: lower(r, "train_error", "residual-24", "plain-24"),
+        ),
+        Claim(
+            "A deeper residual net has a lower training error.",
+            lambda r: lower(r, "train_error", "residual-24", "residual-4"),
+        ),
+    ),
+    figures=(
+        Figure("Training error", "train_error", "step", "%"),
+        Figure("Test error", "test_error", "step", "%"),
+    ),
+)

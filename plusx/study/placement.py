@@ -1,0 +1,41 @@
+"""Where the stride of a bottleneck stands, and whether batch norm comes before or after the addition."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plusx.study.core import Arm, Claim, Figure, Study, lower
+from plusx.study.curves import ERRORS, errors
+from plusx.study.settings import cifar_arms
+
+BOTTLENECKS = ["resnet50", "model.stem=cifar", "model.width=16", "model.shortcut=B"]
+
+
+def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
+    """50 layers of bottlenecks with either stride; ResNet-20 with batch norm on either side of the addition."""
+    nets = {f"stride-in-{k}": [*BOTTLENECKS, f"model.stride_in={k}"] for k in ("1x1", "3x3")}
+    nets |= {f"norm-{order}": ["resnet20", f"model.norm_order={order}"] for order in ("before", "after")}
+    return cifar_arms(budget, folder, root, nets)
+
+
+STUDY = Study(
+    name="placement",
+    claim="A stride does better in the 3x3 than in the 1x1 convolution, batch norm better before the addition.",
+    source='Sections 3.3 and 3.4; "v1.5" networks; He et al. 2016, arXiv 1603.05027, Table 2: 6.61 and 8.17 % error',
+    measures=ERRORS,
+    arms=arms,
+    measure=errors,
+    claims=(
+        Claim(
+            "A stride in the 3x3 convolution gives the lower test error.",
+            lambda r: lower(r, "test_error", "stride-in-3x3", "stride-in-1x1"),
+        ),
+        Claim(
+            "Batch norm before the addition gives the lower test error.",
+            lambda r: lower(r, "test_error", "norm-before", "norm-after"),
+        ),
+    ),
+    figures=(
+        Figure("Test error by placement", "test_error", "", "%"),
+        Figure("Training error", "train_error", "step", "%"),
+    ),
+)

@@ -1,0 +1,62 @@
+"""Standard deviations of layer responses (Fig. 7): are residual functions closer to zero than plain ones?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from plusx.models.probe import layer_responses
+from plusx.run import Run
+from plusx.study.core import Arm, Claim, Figure, Measured, Study, lower
+from plusx.study.settings import cifar_arms
+from plusx.study.trained import trained
+
+NETS = {
+    "quick": ("plain20", "plain56", "resnet20", "resnet56"),
+    "paper": ("plain20", "plain56", "resnet20", "resnet56", "resnet110"),
+}
+IMAGES = 1000
+
+
+def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
+    """Plain and residual nets of rising depth."""
+    return cifar_arms(budget, folder, root, {name: [name] for name in NETS[budget]})
+
+
+def measure(run: Run) -> Measured:
+    """Responses of the 3x3 layers after batch norm, before ReLU or addition, on test images."""
+    found = trained(run)
+    responses = list(layer_responses(found.classifier.module, found.images(IMAGES)).values())
+    return Measured(
+        values={"response": fmean(responses)},
+        series={
+            "by_layer": list(enumerate(responses, 1)),
+            "sorted": list(enumerate(sorted(responses, reverse=True), 1)),
+        },
+    )
+
+
+STUDY = Study(
+    name="responses",
+    claim="Layers of residual nets respond less strongly than those of plain nets, and the deeper the net, the less.",
+    source="Section 4.2, Fig. 7",
+    measures={"response": "mean standard deviation of 3x3 layers' responses"},
+    arms=arms,
+    measure=measure,
+    claims=(
+        Claim(
+            "At 20 layers, the residual net responds less strongly.",
+            lambda r: lower(r, "response", "resnet20", "plain20"),
+        ),
+        Claim(
+            "At 56 layers, the residual net responds less strongly.",
+            lambda r: lower(r, "response", "resnet56", "plain56"),
+        ),
+        Claim(
+            "The deeper residual net responds less strongly.", lambda r: lower(r, "response", "resnet56", "resnet20")
+        ),
+    ),
+    figures=(
+        Figure("Responses in the order of layers", "by_layer", "layer", "standard deviation"),
+        Figure("Responses sorted", "sorted", "rank", "standard deviation"),
+    ),
+)

@@ -1,0 +1,35 @@
+"""Shortcut options A, B and C (Table 3)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plusx.study.core import Arm, Claim, Figure, Study, lower
+from plusx.study.curves import ERRORS, errors
+from plusx.study.settings import cifar_arms
+
+
+def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
+    """A plain net, and the residual one with each option."""
+    nets = {"plain": ["plain20"]} | {f"option-{o}": ["resnet20", f"model.shortcut={o}"] for o in "ABC"}
+    return cifar_arms(budget, folder, root, nets)
+
+
+STUDY = Study(
+    name="shortcuts",
+    claim="All three shortcut options beat the plain net; B is slightly better than A, and C slightly better than B.",
+    source="Section 4.1, Table 3 (34 layers on ImageNet: errors of 25.03, 24.52 and 24.19 %; plain 28.54 %)",
+    measures=ERRORS,
+    arms=arms,
+    measure=errors,
+    claims=(
+        Claim("Option A beats the plain net.", lambda r: lower(r, "test_error", "option-A", "plain")),
+        Claim("Option B beats the plain net.", lambda r: lower(r, "test_error", "option-B", "plain")),
+        Claim("Option C beats the plain net.", lambda r: lower(r, "test_error", "option-C", "plain")),
+        Claim("B is better than A.", lambda r: lower(r, "test_error", "option-B", "option-A")),
+        Claim("C is better than B.", lambda r: lower(r, "test_error", "option-C", "option-B")),
+    ),
+    figures=(
+        Figure("Test error by shortcut option", "test_error", "", "%"),
+        Figure("Training error", "train_error", "step", "%"),
+    ),
+)

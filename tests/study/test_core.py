@@ -1,0 +1,56 @@
+"""What decides a claim."""
+
+import pytest
+
+from plusx.study.core import Measured, Verdict, limit, lower, spread, together, words
+
+
+def results(**arms: list[float]) -> dict[str, list[Measured]]:
+    return {arm: [Measured(values={"error": value}) for value in found] for arm, found in arms.items()}
+
+
+def test_spread_is_mean_and_sample_deviation() -> None:
+    assert spread([1.0, 2.0, 3.0]) == (3, 2.0, 1.0)
+    assert spread([5.0]) == (1, 5.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "holds"),
+    [
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], True),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], False),
+        ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5], None),
+        ([1.0], [9.0], None),
+        ([1.0, 1.0], [2.0, 2.0], True),
+        ([2.0, 2.0], [1.0, 1.0], False),
+        ([1.0, 1.0], [1.0, 1.0], None),
+    ],
+)
+def test_a_difference_of_means_counts_beyond_chance(a: list[float], b: list[float], holds: bool | None) -> None:
+    verdict = lower(results(a=a, b=b), "error", "a", "b")
+    assert verdict.holds is holds
+    assert f"n = {len(a)}" in verdict.reason
+
+
+def test_p_is_that_of_welchs_test() -> None:
+    # Worked by hand: t = -1.5 / sqrt(0.5 / 2 + 2 / 2), 1.47 degrees of freedom.
+    assert "p = 0.35" in lower(results(a=[1.0, 2.0], b=[2.0, 4.0]), "error", "a", "b").reason
+
+
+@pytest.mark.parametrize(
+    ("found", "holds"), [([0.1, 0.2], True), ([0.6, 0.7], False), ([0.1, 0.7], None), ([0.5], False)]
+)
+def test_a_limit_needs_every_seed(found: list[float], holds: bool | None) -> None:
+    assert limit(results(a=found), "error", "a", below=0.5).holds is holds
+    assert limit(results(a=[-x for x in found]), "error", "a", above=-0.5).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"), [((True, True), True), ((True, None), None), ((None, False), False), ((True, False), False)]
+)
+def test_a_claim_fails_with_any_part_and_holds_with_all(parts: tuple[bool | None, ...], whole: bool | None) -> None:
+    assert together([Verdict(part, "") for part in parts]) is whole
+
+
+def test_verdicts_have_words() -> None:
+    assert [words(v) for v in (True, False, None)] == ["holds", "does not hold", "not decided at this budget"]

@@ -1,0 +1,213 @@
+"""Studies run, measure, judge, draw, and survive being killed."""
+
+import html.parser
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import plusx.study as studies
+from plusx.config import DataConfig
+from plusx.data import open_dataset
+from plusx.errors import ConfigError, PlusxError
+from plusx.plan import Request, decide
+from plusx.study.core import Arm, Claim, Figure, Study, lower
+from plusx.study.curves import ERRORS, errors
+from plusx.study.data import halved
+
+ROOT = Path(__file__).parents[2]
+STEPS = 3
+
+
+def part(folder: Path, n: int = 48) -> Path:
+    """Noise in the place of the part of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    path = folder / "cifar10-part.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {"classes": np.array([f"c{k}" for k in range(10)])}
+    for split in ("train", "test"):
+        arrays |= {f"x_{split}": rng.integers(0, 256, (n, 3, 16, 16), np.uint8), f"y_{split}": np.arange(n) % 10}
+    np.savez(path, **arrays)
+    return path
+
+
+def tiny(watch: Callable[[Path], Any] | None = None) -> Study:
+    """Two arms of a small net on digits, three steps each."""
+
+    def arms(budget: str, folder: Path, root: str | None) -> list[Arm]:
+        changes = [f"schedule.steps={STEPS}", "model.width=4", "data.normalize=channel", "engine.checkpoint_steps=1"]
+        common = {"data": "digits", "recipe": "cifar10-paper", "model": "resnet8"}
+        return [
+            Arm(name=name, train=common | {"overrides": [*changes, f"optim.lr={rate}"]}, paper={"test_error": 9.0})
+            for name, rate in (("slow", 0.001), ("fast", 0.1))
+        ]
+
+    return Study(
+        name="tiny",
+        claim="A rate matters.",
+        claims=(Claim("The fast one learns.", lambda r: lower(r, "test_error", "fast", "slow")),),
+        source="nowhere",
+        measures=ERRORS,
+        arms=arms,
+        measure=errors,
+        figures=(Figure("Errors", "test_error", "step", "%"), Figure("Last errors", "test_error", "", "%")),
+        watch=watch,
+    )
+
+
+@pytest.fixture
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "get_study", lambda name: tiny())
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_study_trains_measures_judges_and_draws(tmp_path: Path) -> None:
+    result = studies.study("tiny", out=tmp_path, seeds=2)
+    plain = json.loads((tmp_path / "study.json").read_text())
+    assert plain == result.to_dict()
+    assert plain["holds"] == result.claims[0]["holds"]
+    runs = {path.parent.relative_to(tmp_path / "runs").as_posix() for path in tmp_path.glob("runs/*/*/result.json")}
+    assert runs == {f"{arm}/seed-{seed}" for arm in ("slow", "fast") for seed in (0, 1)}
+    for arm in ("slow", "fast"):
+        files = [tmp_path / "runs" / arm / f"seed-{seed}" / "result.json" for seed in (0, 1)]
+        found = [100 * (1 - json.loads(file.read_text())["final"]["top1"]) for file in files]
+        row = next(r for r in plain["table"] if (r["arm"], r["measure"]) == (arm, "test_error"))
+        assert row["n"] == 2
+        assert row["mean"] == pytest.approx(sum(found) / 2)
+        assert row["std"] == pytest.approx(abs(found[0] - found[1]) / 2**0.5)
+        assert (row["paper"], row["difference"]) == (9.0, pytest.approx(row["mean"] - 9.0))
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("errors", "last-errors") for kind in ("png", "svg")
+    }
+    page = result.page.read_text()
+    html.parser.HTMLParser().feed(page)
+    assert "A rate matters." in page
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert "http:" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_again_nothing_is_trained_and_more_seeds_add_to_what_is_there(tmp_path: Path) -> None:
+    first = studies.study("tiny", out=tmp_path, seeds=1)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")}
+    again = studies.study("tiny", out=tmp_path, seeds=1)
+    assert again.to_dict() == first.to_dict()
+    studies.study("tiny", out=tmp_path, seeds=2)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 4
+
+
+KILLED = """
+import os, sys
+import plusx.study as studies
+from tests.study.test_study import tiny
+
+made = 0
+
+def watch(folder):
+    def look(step, module):
+        global made
+        made += 1
+        if made == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+    return look
+
+studies.get_study = lambda name: tiny(watch)
+studies.study("tiny", out=sys.argv[1], seeds=2)
+"""
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_killed_study_ends_in_the_same_table(tmp_path: Path) -> None:
+    whole = studies.study("tiny", out=tmp_path / "whole", seeds=2)
+    for steps in (2, 5):  # in the middle of the first run and of a later one
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(steps)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert ended.returncode == -9, ended.stderr.decode()
+    again = studies.study("tiny", out=tmp_path / "killed", seeds=2)
+    assert again.table == whole.table
+    assert again.claims == whole.claims
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_study_runs_and_reaches_a_verdict_for_each_claim(name: str, tmp_path: Path) -> None:
+    part(tmp_path / "data")
+    changes = (f"schedule.steps={STEPS}", "engine.batch=16", "data.normalize=channel")
+    result = studies.study(name, out=tmp_path, seeds=1, overrides=changes)
+    chosen = studies.get_study(name)
+    assert chosen.name == name
+    assert {row["measure"] for row in result.table} == set(chosen.measures)
+    assert all(np.isfinite(row["mean"]) for row in result.table)
+    assert [claim["holds"] for claim in result.claims if "one seed" not in claim["reason"]] == [
+        claim["holds"] for claim in result.claims if "the claim needs" in claim["reason"]
+    ]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == len(chosen.figures)
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("budget", studies.BUDGETS)
+def test_every_arm_is_a_run_that_can_be_decided(name: str, budget: str, tmp_path: Path) -> None:
+    part(tmp_path)
+    arms = studies.get_study(name).arms(budget, tmp_path, "/somewhere")
+    assert len({arm.name for arm in arms}) == len(arms) >= 2
+    for arm in arms:
+        request = Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])})
+        facts = studies_facts(request)
+        config, _ = decide(request, facts)
+        assert config.recipe == "cifar10-paper"
+        assert config.schedule.steps == 64_000 or budget == "quick"
+
+
+def studies_facts(request: Request) -> Any:
+    from plusx.data.facts import facts
+
+    data = "digits" if request.data == "cifar10" else request.data
+    return facts(open_dataset(data, DataConfig()), DataConfig())
+
+
+def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
+    part(tmp_path / "one" / "data"), part(tmp_path / "two" / "data")
+    changes = ("schedule.steps=2", "engine.batch=16", "data.normalize=channel", "engine.threads=1")
+    one = studies.study("colour", out=tmp_path / "one", seeds=1, overrides=changes)
+    two = studies.study("colour", out=tmp_path / "two", seeds=1, parallel=2, overrides=changes)
+    assert one.table == two.table
+
+
+def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
+    part(tmp_path / "data")
+    with pytest.raises(PlusxError, match=r"engine\.batch"):
+        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.batch=x",))
+
+
+def test_unknown_studies_and_budgets_are_told() -> None:
+    with pytest.raises(ConfigError, match="study: got 'vanishing', expected one of degradation"):
+        studies.study("vanishing")
+    with pytest.raises(ConfigError, match="--budget: got 'huge'"):
+        studies.study("mlp", budget="huge")
+    with pytest.raises(ConfigError, match="--seeds, --parallel: got 0 and 1"):
+        studies.study("mlp", seeds=0)
+
+
+def test_halved_images_are_means_of_four_pixels() -> None:
+    image = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)
+    assert halved(image).tolist() == [[[[2, 4], [10, 12]]]]  # 2.5, 4.5, 10.5, 12.5: halves to even
+
+
+def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
+    from plusx.study.gradients import FILE, records
+
+    rows = [{"step": 1, "norms": [1]}, {"step": 20, "norms": [2]}, {"step": 1, "norms": [1]}]
+    (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "no')
+    assert records(tmp_path) == rows[:2]
+
+
+def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
+    from plusx.study.gradients import share
+
+    assert share([100.0, 3.0, 4.0, 9.0, 9.0, 6.0, 8.0, 100.0]) == pytest.approx(0.5)
