@@ -7,7 +7,7 @@ import pytest
 
 from plusx import config as configs
 from plusx.config import Config, Facts
-from plusx.engine.schedule import learning_factor
+from plusx.engine.schedule import SoFar, learning_factor
 from plusx.errors import ConfigError
 from plusx.models import create_model, list_models
 from plusx.plan import Request, decide
@@ -33,6 +33,8 @@ FACTS = {
         (True, False),
     )
 }
+CIFAR = next(facts for facts in FACTS.values() if (facts.n_train, facts.width, facts.files) == (50_000, 32, False))
+IMAGENET = next(facts for facts in FACTS.values() if (facts.n_train, facts.width) == (1_300_000, 500))
 DIGITS = next(facts for facts in FACTS.values() if (facts.n_train, facts.width) == (900, 8))
 
 
@@ -44,7 +46,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         assert config.recipe == name, label
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
-        allowed |= {"optim.clip_norm", "schedule.steps", "engine.checkpoint_steps", "engine.threads"}
+        allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
         assert {choice.field: choice.value for choice in choices}.items() <= resolved(config).items(), label
@@ -155,3 +157,36 @@ def test_choices_suit_every_family(name: str, recipe: str) -> None:
         init=m.init,
         zero_init_last=bool(m.zero_init_last),
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "lows"), [("resnet20", 0), ("plain56", 0), ("resnet110", 400), ("plain110", 400), ("resnet1202", 400)]
+)
+def test_the_papers_cifar10_rates_at_the_papers_steps(model: str, lows: int) -> None:
+    config, _ = decide(Request(data="cifar10", model=model, recipe="cifar10-paper"), CIFAR)
+    total = config.schedule.steps
+    assert total == 64_000
+
+    def rate(step: int) -> float:
+        return config.optim.lr * learning_factor(config.schedule, step, 64_000, SoFar(warm=step >= lows))
+
+    assert rate(0) == pytest.approx(0.01 if lows else 0.1)
+    steps = [(400, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)]
+    assert [rate(step) for step, _ in steps] == [pytest.approx(wanted) for _, wanted in steps]
+    assert (config.engine.batch, config.optim.momentum, config.optim.nesterov) == (128, 0.9, False)
+    assert (config.optim.weight_decay, config.optim.decay) == (1e-4, "all")
+    assert (config.augment.crop, config.augment.pad, config.augment.flip) == ("translate", 4, "random")
+    assert (config.data.normalize, config.engine.select, config.engine.precision) == ("pixel", "last", "fp32")
+    assert not config.model.zero_init_last
+    assert not config.model.whiten_stem
+
+
+def test_the_papers_imagenet_training() -> None:
+    config, _ = decide(Request(data="imagenet", recipe="imagenet-paper"), IMAGENET)
+    assert (config.data.size, config.data.resize, config.data.normalize) == (224, 256, "pixel")
+    assert (config.augment.crop, config.augment.shorter_side, config.augment.flip) == ("scale", (256, 480), "random")
+    assert (config.augment.colour, config.augment.colours) == (0.1, "train")
+    assert (config.engine.batch, config.optim.lr, config.optim.weight_decay) == (256, 0.1, 1e-4)
+    assert config.schedule.steps == 600_000
+    plateau, _ = decide(Request(data="x", recipe="imagenet-paper", overrides=("schedule.name=plateau",)), IMAGENET)
+    assert learning_factor(plateau.schedule, 9, 600_000, SoFar(errors=[0.5] * 6)) == pytest.approx(0.1)

@@ -52,7 +52,7 @@ def cifar10_modern(facts: Facts) -> Config:
         recipe="cifar10-modern",
         data=DataConfig(mode="small"),
         augment=AugmentConfig(crop="translate", pad=4, flip="random"),
-        model=ModelConfig(name="resnet20", zero_init_last=True, whiten_stem=False),
+        model=ModelConfig(name="resnet20", whiten_stem=False),
         optim=OptimConfig(name="sgd", lr=0.1, weight_decay=5e-4, nesterov=True),
         schedule=ScheduleConfig(name="cosine", epochs=200, warmup=0.02),
         engine=EngineConfig(batch=128, select="last", precise_bn=200),
