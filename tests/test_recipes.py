@@ -44,6 +44,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         assert config.recipe == name, label
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
+        allowed |= {"model.norm_order"}
         allowed |= {"optim.clip_norm", "schedule.steps", "engine.checkpoint_steps", "engine.threads"}
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
@@ -134,6 +135,13 @@ def test_epochs_rescale_the_schedule(name: str, epochs: int) -> None:
 def test_unknown_recipe() -> None:
     with pytest.raises(ConfigError, match="recipe: got 'photos', expected one of small, photo, photo-finetune"):
         get_recipe("photos")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("variant", ["model.norm=none", "model.norm_order=after"])
+def test_no_scale_is_zeroed_that_does_not_end_a_branch(recipe: str, variant: str) -> None:
+    config, _ = decide(Request(data="x", recipe=recipe, model="resnet20", overrides=(variant,)), DIGITS)
+    assert config.model.zero_init_last is False
 
 
 @pytest.mark.parametrize(
