@@ -85,6 +85,10 @@ class ModelConfig:
     stride_in: str | None = option("stride placement in a bottleneck", None, choices=("1x1", "3x3"))
     stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
     width: int | None = option("channels of the first stage", None, low=1)
+    norm: str = option("none: no batch norm, a learned shift in its place", "batch", choices=("batch", "none"))
+    norm_order: str | None = option(
+        "last batch norm of a residual block, before or after the addition", None, choices=("before", "after")
+    )
     init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
     zero_init_last: bool | None = option("start each block's last batch-norm scale at zero (a departure)", None)
     whiten_stem: bool | None = option("start the stem as whitening filters of the training images (a departure)", None)

@@ -356,6 +356,8 @@ def make_network(config: Config, n_classes: int) -> Network:
         shortcut=m.shortcut,
         stride_in=m.stride_in,
         stem=m.stem,
+        norm_order=m.norm_order,
+        norm=m.norm,
         init=m.init,
         zero_init_last=bool(m.zero_init_last),
     )

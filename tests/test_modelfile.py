@@ -87,9 +87,16 @@ def test_wrappers_stay_out_of_the_file(good: Path, tmp_path: Path) -> None:
         assert save(tmp_path / "wrapped", module).read_bytes() == good.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50-d", "preresnet18", "plain20", "resmlp-2x8"])
-def test_every_kind_of_network_comes_back(tmp_path: Path, name: str) -> None:
-    module = create_model(name, 3, **({"size": 8} if "mlp" in name else {"width": 4}))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("resnet18", "resnet50-d", "preresnet18", "plain20", "resmlp-2x8")),
+        ("plain20", {"norm": "none"}),
+        ("resnet20", {"norm_order": "after"}),
+    ],
+)
+def test_every_kind_of_network_comes_back(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    module = create_model(name, 3, **({"size": 8} if "mlp" in name else {"width": 4}), **options)
     loaded = modelfile.load(save(tmp_path / "m", module)).module
     side = 8 if "mlp" in name else 32
     x = torch.randn(2, 3, side, side)
@@ -153,6 +160,12 @@ def test_a_file_from_the_future_says_so(good: Path, tmp_path: Path) -> None:
 
 def test_unknown_keys_are_kept(good: Path, tmp_path: Path) -> None:
     assert modelfile.load(forge(good, tmp_path / "m", lambda d: d.update(news=[1]))).meta["news"] == [1]
+
+
+def test_a_file_from_before_an_option_existed_still_loads(good: Path, tmp_path: Path) -> None:
+    path = forge(good, tmp_path / "m", lambda d: [d["arch"].pop(key) for key in ("norm", "norm_order")])
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(modelfile.load(path).module(x), modelfile.load(good).module(x))
 
 
 FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -47,6 +47,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
         allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
+        allowed |= {"model.norm_order"}
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
         assert {choice.field: choice.value for choice in choices}.items() <= resolved(config).items(), label
@@ -125,7 +126,7 @@ def test_epochs_rescale_the_schedule(name: str, epochs: int) -> None:
     config, _ = decide(Request(data="x", recipe=name, epochs=epochs), DIGITS)
     assert config.schedule.epochs == epochs
     assert (config.schedule.warmup, config.schedule.name) == (own.schedule.warmup, own.schedule.name)
-    new, old = 1000 * epochs, 1000 * (own.schedule.epochs or 0)  # steps
+    new, old = 1000 * epochs, own.schedule.steps or 1000 * (own.schedule.epochs or 0)  # steps
     for share in (0.0, 0.01, 0.1, 0.5, 0.99):
         factor, wanted = (
             learning_factor(s, round(share * n), n) for s, n in ((config.schedule, new), (own.schedule, old))
@@ -136,6 +137,13 @@ def test_epochs_rescale_the_schedule(name: str, epochs: int) -> None:
 def test_unknown_recipe() -> None:
     with pytest.raises(ConfigError, match="recipe: got 'photos', expected one of small, photo, photo-finetune"):
         get_recipe("photos")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("variant", ["model.norm=none", "model.norm_order=after"])
+def test_no_scale_is_zeroed_that_does_not_end_a_branch(recipe: str, variant: str) -> None:
+    config, _ = decide(Request(data="x", recipe=recipe, model="resnet20", overrides=(variant,)), DIGITS)
+    assert config.model.zero_init_last is False
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,13 @@ def test_named_networks_start(name: str, tmp_path: Path) -> None:
     assert json.loads(ran.out)["model"] == name
 
 
+@pytest.mark.parametrize(("field", "value"), [("norm", "none"), ("norm_order", "after")])
+def test_variants_of_networks_reach_the_model_file(field: str, value: str, tmp_path: Path) -> None:
+    ran = plusx("train", "digits", "--out", tmp_path / "run", *STEPS, "--set", f"model.{field}={value}")
+    assert ran.code == 0, ran.err
+    assert package.load(tmp_path / "run").meta["arch"][field] == value
+
+
 def test_weights_of_a_run_start_another(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
     assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS).code == 0

@@ -3,6 +3,7 @@
 from plusx.models.describe import count_macs, count_params, describe, table
 from plusx.models.names import create_model, list_models
 from plusx.models.network import Network, set_head, whiten_stem
+from plusx.models.probe import droppable_blocks, gradient_norms, layer_responses, without_block
 
 __all__ = [
     "Network",
@@ -10,8 +11,12 @@ __all__ = [
     "count_params",
     "create_model",
     "describe",
+    "droppable_blocks",
+    "gradient_norms",
+    "layer_responses",
     "list_models",
     "set_head",
     "table",
     "whiten_stem",
+    "without_block",
 ]

@@ -7,8 +7,11 @@ memory traffic is time on a CPU. A hook that keeps such an output must clone it.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class BlockStyle:
     stride_in: str | None = None  # which convolution of a bottleneck has the stride: 1x1 (the paper) or 3x3
     pool_shortcut: bool = False  # the projection averages 2x2 instead of skipping three of four positions ("D")
     after_stem: bool = False  # the stem's batch norm and ReLU are this pre-activation block's own
+    norm_order: str = "before"  # the last batch norm: before the addition (the paper) or after it
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -29,6 +33,26 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """1x1 convolution."""
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+
+class Shift(nn.Module):
+    """A learned shift of each channel: what a batch norm leaves behind in a net without normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) -> (N, C, …), in the arithmetic of x."""
+        return x + self.bias.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+
+
+def remove_norm(network: nn.Module) -> None:
+    """Put a `Shift` in the place of every batch norm, under the same name."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm):
+                setattr(module, name, Shift(child.num_features))
 
 
 class ZeroPad(nn.Module):
@@ -65,23 +89,30 @@ def make_shortcut(
 
 
 class Block(nn.Module, ABC):
-    """y = relu(F(x) + x), or relu(F(x)) in a plain net."""
+    """y = relu(F(x) + x), or relu(F(x)) in a plain net.
+
+    F(x) ends in a batch norm; `norm_after` moves it behind the addition (arXiv 1603.05027, Fig. 4(b)), and a projection
+    keeps its own.
+    """
 
     expansion: int  # output channels per unit of width
     relu: nn.Module
     residual: bool
     downsample: nn.Module | None
-    last_norm: str  # the batch norm that ends F(x)
+    last_norm: str  # name of F(x)'s last batch norm
+    norm_after: bool = False
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
-        """F(x), without the last ReLU."""
+        """F(x), without the last ReLU, and with `norm_after` without the last batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         out = self.branch(x)
         if self.residual:
             out += x if self.downsample is None else self.downsample(x)
+        if self.norm_after:
+            out = self.get_submodule(self.last_norm)(out)
         y: Tensor = self.relu(out)
         return y
 
@@ -101,11 +132,14 @@ class BasicBlock(Block):
         self.bn2 = nn.BatchNorm2d(width)
         self.residual = style.shortcut is not None
         self.downsample = make_shortcut(in_channels, width, stride, style)
+        self.norm_after = style.norm_order == "after"
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x) of equation 1."""
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
+        x = self.conv2(x)
+        if not self.norm_after:
+            x = self.bn2(x)
         return x
 
 
@@ -128,12 +162,15 @@ class Bottleneck(Block):
         self.relu = nn.ReLU(inplace=True)
         self.residual = style.shortcut is not None
         self.downsample = make_shortcut(in_channels, out_channels, stride, style)
+        self.norm_after = style.norm_order == "after"
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x) of equation 1."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
+        x = self.conv3(x)
+        if not self.norm_after:
+            x = self.bn3(x)
         return x
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plusx.models.blocks import BatchNorm
 from plusx.models.names import create_model, list_models, resolve
 
 
@@ -36,7 +37,7 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm1d):
+            if isinstance(child, BatchNorm):
                 setattr(module, name, nn.Identity())  # not counted, and most of the time on the meta device
     with torch.no_grad():
         twin(torch.empty(1, *shape, device="meta"))

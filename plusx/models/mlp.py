@@ -13,7 +13,7 @@ class MLPBlock(Block):
     expansion = 1
     last_norm = "bn2"
 
-    def __init__(self, width: int, residual: bool) -> None:
+    def __init__(self, width: int, residual: bool, norm_order: str) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, width, bias=False)
         self.bn1 = nn.BatchNorm1d(width)
@@ -22,11 +22,14 @@ class MLPBlock(Block):
         self.bn2 = nn.BatchNorm1d(width)
         self.residual = residual
         self.downsample = None
+        self.norm_after = norm_order == "after"
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x) of equation 1, with W1 and W2 as matrices; x is (N, width)."""
         x = self.relu(self.bn1(self.fc1(x)))
-        x = self.bn2(self.fc2(x))
+        x = self.fc2(x)
+        if not self.norm_after:
+            x = self.bn2(x)
         return x
 
 
@@ -40,12 +43,21 @@ class ResMLP(Network):
         num_classes: K.
         in_channels: C of the images.
         size: side of the square images, px.
+        norm_order: the last batch norm of a block, `before` its addition (the paper) or `after` it.
     """
 
     stages = ("layer1",)
 
     def __init__(
-        self, blocks: int, width: int, *, residual: bool, num_classes: int, in_channels: int, size: int
+        self,
+        blocks: int,
+        width: int,
+        *,
+        residual: bool,
+        num_classes: int,
+        in_channels: int,
+        size: int,
+        norm_order: str = "before",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -54,7 +66,7 @@ class ResMLP(Network):
         self.fc1 = nn.Linear(in_channels * size * size, width, bias=False)
         self.bn1 = nn.BatchNorm1d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = nn.Sequential(*(MLPBlock(width, residual) for _ in range(blocks)))
+        self.layer1 = nn.Sequential(*(MLPBlock(width, residual, norm_order) for _ in range(blocks)))
         self.fc = nn.Linear(width, num_classes)
 
     def stem(self, x: Tensor) -> Tensor:

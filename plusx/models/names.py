@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from plusx.errors import ConfigError
-from plusx.models.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck
+from plusx.models.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck, remove_norm
 from plusx.models.mlp import ResMLP
 from plusx.models.network import INITS, Network, initialise
 from plusx.models.pooled import PooledResNet
@@ -25,6 +25,8 @@ CHOICES = {
     "stride_in": ("1x1", "3x3"),
     "stem": ("imagenet", "cifar", "deep"),
     "init": INITS,
+    "norm": ("batch", "none"),
+    "norm_order": ("before", "after"),
 }
 NEEDS = {
     "shortcut": "convolutional residual blocks",
@@ -32,6 +34,7 @@ NEEDS = {
     "stem": "convolutions",
     "width": "a width apart from its name",
     "zero_init_last": "residual branches that end in a batch norm",
+    "norm_order": "residual branches that end in a batch norm",
 }  # what a network must have for an option to mean something
 
 IMAGENET = {
@@ -55,7 +58,6 @@ class Plan:
     depth: int  # weighted layers
     size: int  # side of the images it was published for, px
     num_classes: int  # classes it was published for
-    zero_init: bool  # whether its residual branches end in a batch norm
 
 
 def create_model(
@@ -68,6 +70,8 @@ def create_model(
     shortcut: str | None = None,
     stride_in: str | None = None,
     stem: str | None = None,
+    norm_order: str | None = None,
+    norm: str = "batch",
     init: str = "he",
     zero_init_last: bool = False,
 ) -> Network:
@@ -82,6 +86,8 @@ def create_model(
         shortcut: A (zero-padded identity), B (projection where the shape changes) or C (all projections).
         stride_in: convolution of a bottleneck that has the stride: `1x1` (the paper) or `3x3`.
         stem: `imagenet`, `cifar` or `deep`; see `ResNet`.
+        norm_order: last batch norm of a residual block `before` the addition (the paper) or `after` it.
+        norm: `batch`, or `none`: a learned shift per channel in the place of every batch norm.
         init: `he` (fan-out), `he-fan-in` or `xavier`.
         zero_init_last: start the last batch norm's scale of every residual branch at zero.
 
@@ -91,15 +97,17 @@ def create_model(
         ConfigError: an unknown name, or options that it does not have; all problems at once.
     """
     plan = resolve(name)
-    given = {"width": width, "shortcut": shortcut, "stride_in": stride_in, "stem": stem}
+    given = {"width": width, "shortcut": shortcut, "stride_in": stride_in, "stem": stem, "norm_order": norm_order}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if size is not None and "size" in plan.options:
         changes["size"] = size
     ends = {"num_classes": num_classes, "in_channels": in_channels}
-    start = {"init": init, "zero_init_last": zero_init_last}
+    start = {"norm": norm, "init": init, "zero_init_last": zero_init_last}
     check_options(name, plan, {**ends, **changes, **start})
     options = plan.options | changes
     network = plan.network(**plan.fixed, **options, **ends)
+    if norm == "none":
+        remove_norm(network)
     initialise(network, init, zero_init_last)
     network.arch = {"name": name, **ends, **options, **start}
     return network
@@ -113,7 +121,8 @@ def check_options(name: str, plan: Plan, given: Mapping[str, Any]) -> None:
     """
     problems = []
     for key, value in given.items():
-        if key in NEEDS and value and not (plan.zero_init if key == "zero_init_last" else key in plan.options):
+        owned = key in plan.options or (key == "zero_init_last" and "norm_order" in plan.options)
+        if key in NEEDS and value and not owned:
             problems.append(f"model.{key}: got {value!r}, but {name} does not have {NEEDS[key]}")
         elif key in CHOICES and value not in CHOICES[key]:
             problems.append(f"model.{key}: got {value!r}, expected one of {', '.join(CHOICES[key])}")
@@ -121,6 +130,12 @@ def check_options(name: str, plan: Plan, given: Mapping[str, Any]) -> None:
             problems.append(f"model.{key}: got {value!r}, expected a whole number, at least 1")
     if plan.fixed.get("pool_shortcut") and given.get("shortcut") == "A":
         problems.append(f"model.shortcut: got 'A', expected B or C: {name} averages before it projects")
+    without, after = given["norm"] == "none", given.get("norm_order") == "after"
+    if without and after:
+        problems.append("model.norm_order: got 'after', but model.norm=none leaves no batch norm to move")
+    if given["zero_init_last"] and (without or after):
+        reason = "model.norm=none" if without else "model.norm_order=after"
+        problems.append(f"model.zero_init_last: got True, but with {reason} no branch ends in a batch norm")
     if problems:
         raise ConfigError("; ".join(problems), "Leave an option out to keep what the name stands for.")
 
@@ -185,6 +200,8 @@ def convolutional(name: str, rest: str, *, residual: bool = True, preactivation:
         options["stem"] = "deep"
     if residual:
         options["shortcut"] = "B" if on_imagenet else "A"
+    if residual and not preactivation:
+        options["norm_order"] = "before"
     if bottleneck:
         options["stride_in"] = "3x3" if variant in ("-v1.5", "-d") else "1x1"
     return Plan(
@@ -194,7 +211,6 @@ def convolutional(name: str, rest: str, *, residual: bool = True, preactivation:
         depth=depth,
         size=224 if on_imagenet else 32,
         num_classes=1000 if on_imagenet else 10,
-        zero_init=residual and not preactivation,
     )
 
 
@@ -204,11 +220,10 @@ def pooled(name: str) -> Plan:
     return Plan(
         network=PooledResNet,
         fixed={"blocks": blocks},
-        options={"width": width},
+        options={"width": width, "norm_order": "before"},
         depth=2 + len(blocks) + 2 * sum(blocks),
         size=32,
         num_classes=10,
-        zero_init=True,
     )
 
 
@@ -221,11 +236,10 @@ def fully_connected(name: str, rest: str, *, residual: bool = True) -> Plan:
     return Plan(
         network=ResMLP,
         fixed={"blocks": blocks, "width": width, "residual": residual},
-        options={"size": 32},
+        options={"size": 32} | ({"norm_order": "before"} if residual else {}),
         depth=2 * blocks + 2,
         size=32,
         num_classes=10,
-        zero_init=residual,
     )
 
 

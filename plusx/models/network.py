@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plusx.errors import ConfigError, DataError
-from plusx.models.blocks import Block
+from plusx.models.blocks import BatchNorm, Block
 
 INITS = ("he", "he-fan-in", "xavier")
 WHITENING_FLOOR = 5e-4  # added to the variance along each eigenvector, so that faint ones are not blown up
@@ -73,7 +73,8 @@ class Network(nn.Module, ABC):
                 f"got images of shape {tuple(x.shape)}, expected (N, {self.in_channels}, H, W)",
                 "Set data.channels, or create the network with in_channels, so that they agree.",
             )
-        if self.training and len(x) == 1 and max(x.shape[2:]) <= self.total_stride:
+        one_value = self.training and len(x) == 1 and max(x.shape[2:]) <= self.total_stride
+        if one_value and any(isinstance(module, BatchNorm) for module in self.modules()):
             raise DataError(
                 f"one image of {x.shape[3]}x{x.shape[2]} px ends as one value per channel: batch norm needs more",
                 "Train on at least 2 images per batch, or on larger images.",

@@ -34,18 +34,22 @@ class PooledResNet(Network):
         num_classes: K.
         in_channels: C of the images.
         width: channels of the stem.
+        norm_order: the last batch norm of a block, `before` its addition (the paper) or `after` it.
     """
 
-    def __init__(self, blocks: tuple[int, ...], *, num_classes: int, in_channels: int, width: int) -> None:
+    def __init__(
+        self, blocks: tuple[int, ...], *, num_classes: int, in_channels: int, width: int, norm_order: str = "before"
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.conv1 = conv3x3(in_channels, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
+        style = BlockStyle("A", norm_order=norm_order)
         self.stages = tuple(f"layer{i + 1}" for i in range(len(blocks)))
         for i, name in enumerate(self.stages):
             channels = width * 2 ** (i + 1)
-            residual = [BasicBlock(channels, channels, 1, BlockStyle("A")) for _ in range(blocks[i])]
+            residual = [BasicBlock(channels, channels, 1, style) for _ in range(blocks[i])]
             self.add_module(name, nn.Sequential(PooledConv(channels // 2, channels), *residual))
         self.total_stride = 2 ** len(blocks)
         self.avgpool = nn.AdaptiveAvgPool2d(1)

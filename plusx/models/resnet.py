@@ -27,6 +27,7 @@ class ResNet(Network):
         shortcut: option A, B or C (section 4.1); None leaves all shortcuts out, a plain net.
         stride_in: convolution of a bottleneck that has the stride: `1x1` (the paper) or `3x3` ("v1.5").
         pool_shortcut: projections average 2x2 before they project ("D", He et al. 2018, arXiv 1812.01187).
+        norm_order: the last batch norm of a block, `before` its addition (the paper) or `after` it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ResNet(Network):
         shortcut: str | None = None,
         stride_in: str | None = None,
         pool_shortcut: bool = False,
+        norm_order: str = "before",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -49,7 +51,7 @@ class ResNet(Network):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
 
-        style = BlockStyle(shortcut, stride_in, pool_shortcut)
+        style = BlockStyle(shortcut, stride_in, pool_shortcut, norm_order=norm_order)
         channels = width
         self.stages = tuple(f"layer{i + 1}" for i in range(len(blocks)))
         for i, name in enumerate(self.stages):

@@ -134,9 +134,10 @@ def _stem(config: Config, facts: Facts, machine: Machine) -> tuple[str | None, s
 
 
 def _zero_init(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
-    if (config.model.name or "").startswith("resnet"):
+    model = config.model
+    if (model.name or "").startswith("resnet") and model.norm == "batch" and model.norm_order != "after":
         return True, "blocks that start as the identity train faster; departs from the paper"
-    return False, "only blocks that end in a batch norm and a shortcut can start as the identity"
+    return False, "only blocks with a shortcut, added after their last batch norm, can start as the identity"
 
 
 def _whiten(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:

@@ -32,6 +32,12 @@ SMALL = [
     ("preresnet50", {"width": 4}),
     ("resmlp-2x16", {"size": 24}),
     ("plainmlp-2x16", {"size": 24}),
+    ("resnet50", {"width": 4, "stem": "cifar", "norm_order": "after"}),
+    ("resnet8", {"width": 8, "shortcut": "C", "norm": "none"}),
+    ("resnet11", {"width": 8, "norm_order": "after"}),
+    ("preresnet8", {"width": 8, "norm": "none"}),
+    ("resmlp-2x16", {"size": 24, "norm_order": "after"}),
+    ("plainmlp-2x16", {"size": 24, "norm": "none"}),
 ]
 small = pytest.mark.parametrize(("name", "options"), SMALL)
 
@@ -289,6 +295,14 @@ def test_an_unknown_name_says_what_is_allowed(name: str, words: str) -> None:
         ("plain20", {"shortcut": "A"}, "model.shortcut"),
         ("plain20", {"zero_init_last": True}, "model.zero_init_last"),
         ("preresnet20", {"zero_init_last": True}, "model.zero_init_last"),
+        ("resnet20", {"norm": "layer"}, "model.norm: got 'layer', expected one of batch, none"),
+        ("resnet20", {"norm_order": "last"}, "model.norm_order: got 'last', expected one of before, after"),
+        ("plain20", {"norm_order": "after"}, "model.norm_order: got 'after', but plain20 does not have residual"),
+        ("preresnet20", {"norm_order": "before"}, "model.norm_order: got 'before', but preresnet20 does not have"),
+        ("plainmlp-2x16", {"norm_order": "after"}, "model.norm_order"),
+        ("resnet20", {"norm": "none", "norm_order": "after"}, "norm_order: got 'after', but model.norm=none leaves no"),
+        ("resnet20", {"norm": "none", "zero_init_last": True}, "zero_init_last: got True, but with model.norm=none no"),
+        ("resnet11", {"norm_order": "after", "zero_init_last": True}, "zero_init_last: .* model.norm_order=after no"),
         ("resnet20", {"width": 0}, "model.width: got 0"),
         ("resnet20", {"num_classes": 0, "in_channels": 0}, "model.num_classes: got 0.*model.in_channels: got 0"),
         ("resmlp-8x256", {"width": 8, "stem": "cifar"}, "model.width.*model.stem"),
