@@ -151,19 +151,33 @@ def evaluate(
     model: Model,
     data: Data,
     split: Annotated[str | None, typer.Option(help="train, val or test; default test, else val")] = None,
-    protocol: Annotated[str, typer.Option(help="how an image is viewed: 1-crop is the centre")] = "1-crop",
+    protocol: Annotated[
+        str, typer.Option(help="1-crop (the centre), 10-crop, multi-scale, or multi-scale=PX,PX,…")
+    ] = "1-crop",
+    others: Annotated[
+        list[str] | None, typer.Option("--with", metavar="MODEL2", help="average with another model; repeatable")
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Exact metrics of a model on images with labels.
 
-    Every example counts exactly once; classes are matched by name.
+    Every example counts exactly once; classes are matched by name. Probabilities are averaged over the views of an
+    image and over the models.
     """
     from plusx.evaluation import evaluate as run_evaluate
 
     with _counting("evaluating") as progress:
-        result = run_evaluate(model, data, split=split, protocol=protocol, overrides=overrides or (), progress=progress)
+        result = run_evaluate(
+            model,
+            data,
+            split=split,
+            protocol=protocol,
+            others=others or (),
+            overrides=overrides or (),
+            progress=progress,
+        )
     if as_json:
         return _print_json(result.to_dict())
     _print_evaluation(result)
@@ -371,6 +385,8 @@ def _print_evaluation(evaluation: Any) -> None:
         f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
         f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {e.n:,} images, {e.protocol}"
     )
+    if len(e.models) > 1:
+        _say(f"mean of {len(e.models)} models: {', '.join(e.models)}")
     for note in e.notes:
         _say(f"note: {note}")
     if len(e.per_class) <= 100:

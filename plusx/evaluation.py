@@ -3,26 +3,30 @@
 import dataclasses
 import heapq
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx import config as configs
 from plusx.config import DataConfig
-from plusx.data import Dataset, Split, eval_loader, manifest, open_dataset, scan
+from plusx.data import Dataset, Split, manifest, open_dataset, scan
 from plusx.data.dataset import listed, plural
-from plusx.data.loader import EVAL_BATCH
-from plusx.engine.infer import predict_logits
+from plusx.data.loader import EVAL_BATCH, viewed
+from plusx.data.views import views_of
+from plusx.engine.infer import averaged, predict_views
 from plusx.engine.metrics import Metrics
-from plusx.errors import ConfigError, DataError
-from plusx.modelfile import Classifier, load
+from plusx.errors import ConfigError, DataError, ModelFileError
+from plusx.modelfile import Classifier, load, unwrap
+from plusx.models.mlp import ResMLP
 
-PROTOCOLS = ("1-crop",)
 WORST = 24  # mistakes kept
 USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.workers", "engine.on_bad_image")
 
@@ -56,7 +60,8 @@ class Evaluation:
         top5: share of examples whose class is among the first five; for multi-label as top1.
         loss: mean cross-entropy of an example, without label smoothing.
         ece: expected calibration error, 15 bins.
-        protocol: how an image is viewed.
+        protocol: how an image is viewed, as it was given.
+        models: the model files whose probabilities were averaged.
         split: which examples.
         task: "single" or "multi".
         per_class: `{name: {n, precision, recall, f1}}` in the model's order.
@@ -71,6 +76,7 @@ class Evaluation:
     loss: float
     ece: float
     protocol: str
+    models: tuple[str, ...]
     split: str
     task: str
     per_class: dict[str, dict[str, Any]]
@@ -82,7 +88,7 @@ class Evaluation:
         """Plain JSON values, as `plusx evaluate --json` prints them."""
         hidden = ("confusion", "mistakes")
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
-        return {**plain, "notes": list(self.notes)}
+        return {**plain, "models": list(self.models), "notes": list(self.notes)}
 
 
 def evaluate(
@@ -91,35 +97,46 @@ def evaluate(
     *,
     split: str | None = None,
     protocol: str = "1-crop",
+    others: Sequence[str | Path | Classifier] = (),
     batch: int | None = None,
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Metrics of a model on a split of a data set.
+    """Metrics of a model, or of several together, on a split of a data set.
+
+    Probabilities are averaged over the views of an image, then over the models, each with its own preprocessing and
+    calibration.
 
     Arguments:
         model: a run folder, a model file, or what `load` returned.
         data: a folder, table, `.npz` or name, or an open data set.
         split: train, val, test; all, of data without splits. None is test, else val; of data without either the run's
             own validation examples where it is the run's own data, else all.
-        protocol: how an image is viewed; "1-crop" is the centre.
-        batch: images a forward pass.
+        protocol: how an image is viewed (section 3.4): "1-crop", "10-crop", "multi-scale", or "multi-scale=224,256"
+            with shorter sides in px; see `plusx.data.views`.
+        others: further models for the same classes, in any order.
+        batch: images of the model's input size a forward pass; of larger views fewer.
         overrides: `section.field=value`, as `--set`.
         progress: called with (done, all).
 
     Raises:
         ModelFileError, DataError, ConfigError: what was given cannot be used; the message says why.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"--protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
-    classifier = model if isinstance(model, Classifier) else load(model)
+    views_of(protocol)  # an impossible name is told before the work
+    members = [given if isinstance(given, Classifier) else load(given) for given in (model, *others)]
+    _check_members(members, protocol)
+    classifier = members[0]
     config, on_bad_image = _settings(classifier, overrides)
     dataset = data if isinstance(data, Dataset) else _open(classifier, str(data), config, split, on_bad_image)
     mapped, missing = _by_name(classifier, dataset, _choose(dataset, split))
     notes = list(dataset.notes)
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
-    metrics, mistakes = _measure(classifier, mapped, config, batch, progress)
+    notes += _doubts(members, dataset, mapped, protocol)
+    streams = [
+        _answers(member, classifier.classes, mapped, config, protocol, batch or EVAL_BATCH) for member in members
+    ]
+    metrics, mistakes = _measure(classifier, mapped, streams, progress)
     return Evaluation(
         n=metrics.n,
         top1=metrics.top1,
@@ -127,6 +144,7 @@ def evaluate(
         loss=metrics.loss,
         ece=metrics.ece,
         protocol=protocol,
+        models=tuple(map(_called, members)),
         split=mapped.name,
         task=classifier.task,
         per_class=metrics.per_class(classifier.classes),
@@ -215,32 +233,81 @@ def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Sp
     return dataclasses.replace(split, targets=targets), [n for n in classifier.classes if n not in present]
 
 
+def _called(classifier: Classifier) -> str:
+    return str(classifier.path or type(classifier.module).__name__)
+
+
+def _check_members(members: Sequence[Classifier], protocol: str) -> None:
+    """Refuse models that answer different questions, or that cannot take the protocol's views."""
+    first, *others = members
+    for other in others:
+        differ = f"{_called(other)}: cannot be averaged with {_called(first)}"
+        if other.task != first.task:
+            raise ModelFileError(
+                f"{differ}: it is {other.task}-label, the other {first.task}-label", "Average models of one task."
+            )
+        lacking, added = set(first.classes) - set(other.classes), set(other.classes) - set(first.classes)
+        if lacking or added:
+            parts = [("lacks", lacking), ("adds", added)]
+            found = "; ".join(f"it {verb} {plural('class', len(n))}: {listed(sorted(n))}" for verb, n in parts if n)
+            raise ModelFileError(f"{differ}: {found}", "Average models of the same classes, in any order.")
+    for member in members:
+        if protocol.startswith("multi-scale") and isinstance(unwrap(member.module), ResMLP):
+            raise ConfigError(
+                f"--protocol: got {protocol!r}, but {_called(member)} is fully connected: it takes one size",
+                "Choose 1-crop or 10-crop.",
+            )
+
+
+def _doubts(members: Sequence[Classifier], dataset: Dataset, split: Split, protocol: str) -> list[str]:
+    """What may make the result of these views, or of several models, another than it seems."""
+    notes = []
+    if protocol == "10-crop" and dataset.mirror is False:
+        notes.append("10-crop mirrors images, and mirrored images of this data may be of another class")
+    hashes = {member.meta.get("manifest_hash") for member in members}
+    if split.name != "test" and len(hashes) > 1:
+        notes.append("the models were trained on different examples: if some are among these, the result is too good")
+    return notes
+
+
+def _answers(
+    member: Classifier, classes: Sequence[str], split: Split, config: DataConfig, protocol: str, batch: int
+) -> Iterator[Tensor]:
+    """A model's logits (N, K) for each batch, calibrated and averaged over views; columns in the order of `classes`."""
+    rules, order = member.preprocess, torch.tensor([member.classes.index(name) for name in classes])
+    views, count = views_of(protocol)
+    found = viewed(split, rules, partial(views, rules), config.workers)
+    while images := list(islice(found, max(1, batch // count))):
+        answers = predict_views(member.module, images, member.device, pixels=batch * rules.size**2)
+        logits = torch.stack([averaged(member.calibrated(answer), member.task) for answer in answers])
+        yield logits.index_select(1, order)
+
+
 def _measure(
     classifier: Classifier,
     split: Split,
-    config: DataConfig,
-    batch: int | None,
+    streams: Sequence[Iterator[Tensor]],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Metrics, tuple[Mistake, ...]]:
     """Counts over every example once, and the wrong answers that were surest."""
     metrics = Metrics(classifier.task, len(classifier.classes))
     worst: list[tuple[float, int, int, bool]] = []  # probability, id, class answered, whether it was answered yes
-    rules, device = classifier.preprocess, classifier.device
-    loader = eval_loader(split, rules, batch=batch or EVAL_BATCH, workers=config.workers, device=device)
-    for logits, targets, ids in predict_logits(classifier.module, loader, device):
-        calibrated = classifier.calibrated(logits)
-        metrics.update(calibrated, targets)
-        worst = heapq.nlargest(WORST, [*worst, *_wrong(classifier, logits, targets, ids)])
+    for answers in zip(*streams, strict=True):
+        logits = averaged(torch.stack(answers), classifier.task)
+        ids = torch.arange(metrics.n, metrics.n + len(logits))
+        targets = torch.from_numpy(split.targets)[ids]
+        metrics.update(logits, targets)
+        worst = heapq.nlargest(WORST, [*worst, *_wrong(classifier.task, logits, targets, ids)])
         if progress is not None:
             progress(metrics.n, len(split))
     assert metrics.n == len(split), f"{metrics.n} of {len(split)} examples were evaluated"
     return metrics, tuple(_mistake(classifier, split, *row) for row in worst)
 
 
-def _wrong(classifier: Classifier, logits: Tensor, targets: Tensor, ids: Tensor) -> list[tuple[float, int, int, bool]]:
+def _wrong(task: str, logits: Tensor, targets: Tensor, ids: Tensor) -> list[tuple[float, int, int, bool]]:
     """For each example answered wrong its surest wrong answer."""
-    probabilities = classifier.probabilities(logits)
-    if classifier.task == "single":
+    probabilities = logits.softmax(1) if task == "single" else logits.sigmoid()
+    if task == "single":
         sure, answers = probabilities.gather(1, logits.argmax(1, keepdim=True)).squeeze(1), logits.argmax(1)
         wrong = answers != targets
         yes = wrong

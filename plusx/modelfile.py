@@ -36,26 +36,17 @@ from torch import Tensor, nn
 
 from plusx.data.dataset import natural_key
 from plusx.data.decode import EXTENSIONS
-from plusx.data.transforms import Preprocess
+from plusx.data.transforms import MAX_SIDE, Preprocess
 from plusx.engine import tensorfile
-from plusx.engine.infer import predict_logits
+from plusx.engine.infer import Images, predict_logits
 from plusx.errors import ImageError, ModelFileError, PlusxError
 from plusx.models import create_model
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
 PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
-MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
-
-
-class Images(NamedTuple):
-    """A batch for `predict_logits`; nobody knows the targets."""
-
-    images: Tensor  # float32 (N, C, H, W), normalised
-    targets: Tensor  # int64 (N,), zeros
-    ids: Tensor  # int64 (N,), positions in the list of files
 
 
 class Loaded(NamedTuple):
@@ -142,7 +133,7 @@ class Classifier:
                 images.append(image)
                 ids.append(index)
             if images and (len(images) == batch or index == len(files) - 1):
-                yield Images(torch.stack(images), torch.zeros(len(ids), dtype=torch.int64), torch.tensor(ids))
+                yield Images.of(images, ids)
                 images, ids = [], []
 
     def _decoded(self, files: Sequence[str], ahead: int) -> Iterator[Tensor | ImageError]:

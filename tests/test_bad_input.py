@@ -236,7 +236,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 EVALUATION: dict[str, tuple[Sequence[str], str]] = {
     "no such split": (("digits", "--split", "vall"), "--split: got 'vall', the data has train, test. Choose one"),
-    "no such protocol": (("digits", "--protocol", "2-crop"), "--protocol: got '2-crop', expected one of 1-crop."),
+    "no such protocol": (("digits", "--protocol", "2-crop"), "--protocol: got '2-crop', expected one of 1-crop, "),
     "a fixed field": (("digits", "--set", "optim.lr=1"), "--set optim.lr: evaluating takes data.root"),
     "other classes": (("{data}",), "the data has 2 classes that the model does not know: cat, dog; the model has 10"),
     "no such data": (("nowhere",), "nowhere: no such folder, file or data set."),

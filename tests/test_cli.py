@@ -24,7 +24,7 @@ FLAGS = {
     "check": ("--set", *COMMON),
     "demo": ("--out", *COMMON),
     "doctor": COMMON,
-    "evaluate": ("--split", "--protocol", "--set", *COMMON),
+    "evaluate": ("--split", "--protocol", "--with", "--set", *COMMON),
     "models": COMMON,
     "predict": ("--top", "--out", *COMMON),
     "recipes": ("--fields", *COMMON),
@@ -149,6 +149,19 @@ def test_json_of_evaluate(data: Path, run: Path) -> None:
     assert found.keys() >= {"n", "top1", "top5", "loss", "ece", "protocol", "per_class"}
     assert [set(row) for row in found["per_class"].values()] == [{"n", "precision", "recall", "f1"}] * 2
     assert 0 <= found["top1"] <= 1
+    assert (found["protocol"], found["models"]) == ("1-crop", [f"{run}/model.safetensors"])
+
+
+@pytest.mark.parametrize("protocol", ["10-crop", "multi-scale", "multi-scale=8,12"])
+def test_evaluate_averages_views_and_models(data: Path, run: Path, protocol: str) -> None:
+    words = ("evaluate", run, data, "--protocol", protocol, "--with", run / "model.safetensors", "--with", run)
+    found = value(plusx(*words, "--json"))
+    assert (found["protocol"], found["models"]) == (protocol, [f"{run}/model.safetensors"] * 3)
+    alone = value(plusx("evaluate", run, data, "--protocol", protocol, "--json"))
+    assert (found["n"], found["top1"], found["loss"]) == (2, alone["top1"], pytest.approx(alone["loss"]))
+    lines = plusx(*words).out.splitlines()
+    assert lines[0].endswith(f", {found['n']} images, {protocol}")
+    assert lines[1] == f"mean of 3 models: {', '.join(found['models'])}"
 
 
 def test_json_of_predict(data: Path, run: Path, tmp_path: Path) -> None:

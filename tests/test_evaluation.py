@@ -14,7 +14,7 @@ from plusx import modelfile
 from plusx.config import DataConfig
 from plusx.data import manifest, open_dataset
 from plusx.data.transforms import Preprocess
-from plusx.errors import ConfigError, DataError, ImageError, PlusxError
+from plusx.errors import ConfigError, DataError, ImageError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import create_model
 from plusx.prediction import predict
@@ -34,10 +34,10 @@ def pictures(root: Path, classes: list[str] = CLASSES, n: int = 12, seed: int = 
     return root
 
 
-def model(folder: Path, classes: list[str] = CLASSES, **changes: Any) -> Path:
+def model(folder: Path, classes: list[str] = CLASSES, name: str = "resnet8", **changes: Any) -> Path:
     """A model file with random weights, beside nothing."""
     torch.manual_seed(1)
-    network = create_model("resnet8", len(classes), width=8)
+    network = create_model(name, len(classes), **({"width": 8} if name == "resnet8" else {"size": 8}))
     with torch.no_grad():  # spread the answers over the classes
         network.get_parameter("fc.weight").mul_(20)
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,10 +213,51 @@ def test_mistakes_of_the_user(tmp_path: Path, options: dict[str, Any], words: st
         evaluate(run, tmp_path / "nothing")
 
 
+def test_models_that_answer_different_questions_are_not_averaged(tmp_path: Path) -> None:
+    """Told before the data is opened."""
+    run, other = model(tmp_path / "run"), model(tmp_path / "other", ["yak", *CLASSES[2:]])
+    with pytest.raises(ModelFileError) as error:
+        evaluate(run, "nothing", others=[run, other])
+    assert str(error.value) == (
+        f"{other}/model.safetensors: cannot be averaged with {run}/model.safetensors: it lacks 2 classes: cat, dog; "
+        "it adds 1 class: yak. Average models of the same classes, in any order."
+    )
+    multi = model(tmp_path / "multi", task="multi")
+    with pytest.raises(ModelFileError, match="it is multi-label, the other single-label"):
+        evaluate(run, "nothing", others=[multi])
+    with pytest.raises(ModelFileError, match="no such file or run folder"):
+        evaluate(run, "nothing", others=[tmp_path / "none"])
+
+
+def test_a_fully_connected_network_takes_crops_and_no_scales(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test", n=2), model(tmp_path / "run")
+    flat = model(tmp_path / "flat", name="resmlp-1x4")
+    for models in ((flat,), (run, flat)):
+        with pytest.raises(
+            ConfigError, match=r"got 'multi-scale=8', but .*flat.* is fully connected: it takes one size"
+        ):
+            evaluate(models[0], "nothing", protocol="multi-scale=8", others=models[1:])
+    assert evaluate(flat, data.parent, protocol="10-crop", others=[run]).n == 12
+
+
+def test_what_makes_a_result_doubtful_is_noted(tmp_path: Path) -> None:
+    digits = model(tmp_path / "digits", list("0123456789"))
+    assert evaluate(digits, "digits").notes == ()
+    (note,) = evaluate(digits, "digits", protocol="10-crop").notes
+    assert note.startswith("10-crop mirrors images")
+    data = pictures(tmp_path / "data" / "val", n=2)
+    run, twin = model(tmp_path / "run", manifest_hash="1"), model(tmp_path / "twin", manifest_hash="1")
+    other = model(tmp_path / "other", manifest_hash="2")
+    assert not any("different examples" in note for note in evaluate(run, data.parent, others=[twin]).notes)
+    assert "the models were trained on different examples" in evaluate(run, data.parent, others=[other]).notes[-1]
+    shutil.move(data, data.with_name("test"))
+    assert evaluate(run, data.parent, others=[other]).notes == ()
+
+
 def test_json_is_plain(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test", n=2), model(tmp_path / "run")
     told: list[tuple[int, int]] = []
     result: Evaluation = evaluate(run, data.parent, progress=lambda *x: told.append(x))
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert {"n", "top1", "top5", "loss", "ece", "protocol", "split", "per_class", "notes"} <= plain.keys()
+    assert {"n", "top1", "top5", "loss", "ece", "protocol", "models", "split", "per_class", "notes"} <= plain.keys()
     assert told[-1] == (12, 12)

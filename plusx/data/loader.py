@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -41,7 +41,7 @@ from plusx.data.augment import (
 )
 from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
-from plusx.data.decode import decode, decode_crop
+from plusx.data.decode import decode_crop
 from plusx.data.sampling import batch_bounds, key, order
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
@@ -201,10 +201,7 @@ def _fill(preprocess: Preprocess) -> Tensor:
 
 def _plain_file(path: str, preprocess: Preprocess) -> Tensor:
     """A file's pixels without random changes, as `_plain_pixels`."""
-    image = decode(
-        path, max_pixels=preprocess.max_pixels, channels=preprocess.channels, background=preprocess.background
-    )
-    return _plain_pixels(image, preprocess)
+    return _plain_pixels(preprocess.decode(path), preprocess)
 
 
 def _plain_pixels(image: Tensor, preprocess: Preprocess) -> Tensor:
@@ -425,7 +422,7 @@ class EvalLoader:
     """
 
     def __init__(
-        self, split: Split, preprocess: Preprocess, *, batch: int, workers: int, device: torch.device, keep: bool
+        self, split: Split, preprocess: Preprocess, *, batch: int, workers: int | None, device: torch.device, keep: bool
     ) -> None:
         self.n = len(split)
         self._split, self._preprocess = split, preprocess
@@ -459,24 +456,40 @@ class EvalLoader:
 
     def _computed(self) -> Iterator[Tensor]:
         split, rules = self._split, self._preprocess
-        if split.images is None:
-            assert split.paths is not None
-            yield from _stacked(self._loaded(split.paths), self._batch)
-        elif rules.keeps(split.images.shape[1:]):
+        if split.images is not None and rules.keeps(split.images.shape[1:]):
             # Nothing to resize: elementwise operations give each image its own bits in any company.
             for start in range(0, self.n, self._batch):
                 images = torch.from_numpy(split.images[start : start + self._batch])
                 yield rules.normalize(images.to(torch.float32).div_(255))
         else:
-            yield from _stacked((rules(torch.from_numpy(image)) for image in split.images), self._batch)
+            yield from _stacked(viewed(split, rules, rules, self._workers), self._batch)
 
-    def _loaded(self, paths: Sequence[str]) -> Iterator[Tensor]:
-        # Threads: the decoder and the resize let go of the interpreter lock.
-        pool = ThreadPoolExecutor(self._workers, "plusx-decode")
-        try:
-            yield from _ahead(pool, self._preprocess.load, paths, 4 * self._workers)
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+def viewed(
+    split: Split, preprocess: Preprocess, view: Callable[[Tensor], R], workers: int | None = None
+) -> Iterator[R]:
+    """Every example once, in order, as a function of its decoded image sees it.
+
+    Arguments:
+        split: what to view.
+        preprocess: decoding rules.
+        view: a function of uint8 or float32 (C, H, W).
+        workers: threads that decode and view files, at least one; None is one a core.
+
+    Raises:
+        ImageError: a file that cannot be decoded.
+    """
+    if split.images is not None:
+        yield from (view(torch.from_numpy(image)) for image in split.images)
+        return
+    assert split.paths is not None
+    workers = max(1, (os.cpu_count() or 1) if workers is None else workers)
+    # Threads: the decoder and the resize let go of the interpreter lock.
+    pool = ThreadPoolExecutor(workers, "plusx-decode")
+    try:
+        yield from _ahead(pool, lambda path: view(preprocess.decode(path)), split.paths, 4 * workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
@@ -551,7 +564,7 @@ def eval_loader(
         split,
         preprocess,
         batch=batch,
-        workers=max(1, (os.cpu_count() or 1) if workers is None else workers),
+        workers=workers,
         device=torch.device(device),
         keep=mode == "small" and size <= KEPT_BYTES,
     )

@@ -17,6 +17,7 @@ from plusx.errors import ConfigError
 
 BAND = 2**19  # pixels resized at a time
 LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
+MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
 GRAY = (0.299, 0.587, 0.114)
 
 
@@ -72,10 +73,15 @@ class Preprocess:
         Raises:
             ImageError: the file cannot be decoded.
         """
-        image = decode(
-            source, max_pixels=self.max_pixels, channels=self.channels, background=self.background, name=name
-        )
-        return self(image)
+        return self(self.decode(source, name))
+
+    def decode(self, source: Source, name: str | None = None) -> Tensor:
+        """A file's path or bytes -> (C, H, W) as `decode.decode` gives it.
+
+        Raises:
+            ImageError: the file cannot be decoded.
+        """
+        return decode(source, max_pixels=self.max_pixels, channels=self.channels, background=self.background, name=name)
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
         """Whether images of this shape (C, H, W) go through with neither a resize nor a crop."""
@@ -84,11 +90,16 @@ class Preprocess:
 
     def square(self, image: Tensor) -> Tensor:
         """(C, H, W), uint8 or float32 -> float32 0..1 (C, size, size), not yet normalised."""
-        if self.fit == "stretch":
-            x = _resized(image, self.size, self.size)
-        else:
-            x = self._padded(image) if self.fit == "pad" else self._cropped(image)
-        return as_channels(x, self.channels)
+        return as_channels(_centre(self._fitted(image), self.size, self.size), self.channels)
+
+    def whole(self, image: Tensor, side: int | None = None) -> Tensor:
+        """(C, H, W), uint8 or float32 -> float32 0..1 (C, H', W'), not yet normalised: the image before any crop.
+
+        Arguments:
+            image: with fit "crop" it keeps its shape; of one longer than `LONGEST` shorter sides it is the centre.
+            side: the shorter side, or with other fits the square's, px; None is that of evaluation.
+        """
+        return as_channels(self._fitted(image, side), self.channels)
 
     def normalize(self, x: Tensor) -> Tensor:
         """float32 0..1 (..., C, H, W) -> (x - mean) / std; elementwise, so equal bits for one image and for many."""
@@ -96,17 +107,17 @@ class Preprocess:
         mean, std = (torch.tensor(v, dtype=torch.float32).view(shape) for v in (self.mean, self.std))
         return (x - mean).div_(std)
 
-    def _cropped(self, image: Tensor) -> Tensor:
-        shorter = min(image.shape[1:])
-        image = _centre(image, *(min(side, LONGEST * shorter) for side in image.shape[1:]))
-        height, width = (side * self.resize // shorter for side in image.shape[1:])
-        return _centre(_resized(image, height, width), self.size, self.size)
+    def _fitted(self, image: Tensor, side: int | None = None) -> Tensor:
+        if self.fit == "crop":
+            return _shorter(image, side or self.resize)
+        side = side or self.size
+        return _resized(image, side, side) if self.fit == "stretch" else self._padded(image, side)
 
-    def _padded(self, image: Tensor) -> Tensor:
+    def _padded(self, image: Tensor, side: int) -> Tensor:
         longer = max(image.shape[1:])
-        height, width = (max(1, side * self.size // longer) for side in image.shape[1:])
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        edges = (left, self.size - width - left, top, self.size - height - top)
+        height, width = (max(1, length * side // longer) for length in image.shape[1:])
+        top, left = (side - height) // 2, (side - width) // 2
+        edges = (left, side - width - left, top, side - height - top)
         return F.pad(_resized(image, height, width), edges, value=self.background / 255)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,6 +146,14 @@ def as_channels(images: Tensor, channels: int) -> Tensor:
         return images.expand(*images.shape[:-3], 3, -1, -1)
     gray = (images * torch.tensor(GRAY).view(3, 1, 1)).sum(-3, keepdim=True)
     return gray if images.is_floating_point() else gray.round().to(images.dtype)
+
+
+def _shorter(image: Tensor, side: int) -> Tensor:
+    """(C, H, W) with its shorter side resized to `side` px; of a very long image the centre alone."""
+    shorter = min(image.shape[1:])
+    image = _centre(image, *(min(length, LONGEST * shorter) for length in image.shape[1:]))
+    height, width = (length * side // shorter for length in image.shape[1:])
+    return _resized(image, height, width)
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:

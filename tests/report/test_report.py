@@ -88,6 +88,7 @@ def evaluation(names: list[str], **changes: Any) -> Evaluation:
         "loss": 0.4,
         "ece": 0.02,
         "protocol": "1-crop",
+        "models": ("run/model.safetensors",),
         "split": "val",
         "task": "single",
         "per_class": {
