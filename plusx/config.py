@@ -17,6 +17,7 @@ from typing import Any
 
 from plusx.errors import ConfigError
 
+MEAN_IMAGE_SIDE = 512  # px; a larger one does not fit into a model file's header
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
@@ -43,7 +44,11 @@ class DataConfig:
     resize: int | None = option("shorter side before the centre crop at evaluation, px", None, low=1)
     fit: str = option("what makes an image square at evaluation", "crop", choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
-    normalize: str = option("mean and standard deviation", "channel", choices=("channel", "imagenet", "none"))
+    normalize: str = option(
+        "mean and standard deviation of each channel, the set's own or ImageNet's; or the mean of each pixel (paper)",
+        "channel",
+        choices=("channel", "imagenet", "pixel", "none"),
+    )
     val_fraction: float | None = option(
         "share of the training examples held out where no val split is given", None, low=0, below=1
     )
@@ -374,6 +379,9 @@ def _cross_problems(config: Config) -> list[str]:
         problems.append(f"engine.device: got {device!r}, expected cpu, cuda, cuda:1, … or mps")
     if config.data.channels not in (None, 1, 3):
         problems.append(f"data.channels: got {config.data.channels}, expected 1, 3 or auto")
+    if config.data.normalize == "pixel" and (config.data.size or 0) > MEAN_IMAGE_SIDE:
+        limit = f"at most {MEAN_IMAGE_SIDE} with data.normalize=pixel, whose mean image is in the model file"
+        problems.append(f"data.size: got {config.data.size}, expected {limit}")
     low, high = config.augment.area
     if not 0 < low <= high <= 1:
         problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")

@@ -20,7 +20,7 @@ from torch import nn
 
 from plusx import config as configs
 from plusx import modelfile
-from plusx.config import Config
+from plusx.config import Config, DataConfig
 from plusx.data import (
     IMAGENET_COLOURS,
     Colours,
@@ -29,6 +29,7 @@ from plusx.data import (
     channel_statistics,
     eval_loader,
     manifest,
+    mean_image,
     open_dataset,
     sample,
     scan,
@@ -302,14 +303,37 @@ def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preproc
     Raises:
         ConfigError: colour shifts of gray images.
     """
-    data, augment = config.data, config.augment
+    augment, split = config.augment, dataset.splits["train"]
+    rules = plain_preprocess(config.data)
+    if augment.colour and rules.channels != 3:
+        message = f"augment.colour: got {augment.colour:g}, but images have {rules.channels} channel"
+        raise ConfigError(message, "Leave it out, or set data.channels=3.")
+    kind = config.data.normalize
+    if kind == "imagenet" and rules.channels != 3:
+        kind = "channel"
+    found, own_colours = None, augment.colour > 0 and augment.colours == "train"
+    if kind == "channel" or own_colours:
+        with log.counting("mean and standard deviation") as progress:
+            found = channel_statistics(split, rules, progress, whole=own_colours)
+    if kind == "pixel":
+        with log.counting("mean image") as progress:
+            rules = rules.centred(mean_image(split, rules, progress))
+    elif kind == "imagenet":
+        rules = dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    elif kind == "channel" and found is not None:
+        rules = dataclasses.replace(rules, mean=found.mean, std=found.std)
+    colours = None
+    if augment.colour:
+        colours = Colours.of(found.covariance) if found and own_colours else IMAGENET_COLOURS
+    return rules, colours, found.notes if found else ()
+
+
+def plain_preprocess(data: DataConfig) -> Preprocess:
+    """The evaluation transform without a normalisation."""
     assert data.size is not None, "choose fills this"
     assert data.channels is not None, "choose fills this"
     assert data.resize is not None, "choose fills this"
-    if augment.colour and data.channels != 3:
-        message = f"augment.colour: got {augment.colour:g}, but images have {data.channels} channel"
-        raise ConfigError(message, "Leave it out, or set data.channels=3.")
-    rules = Preprocess(
+    return Preprocess(
         size=data.size,
         resize=data.resize,
         fit=data.fit,
@@ -319,19 +343,6 @@ def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preproc
         background=data.background,
         max_pixels=data.max_pixels,
     )
-    found = None
-    own_mean = data.normalize == "channel" or (data.normalize == "imagenet" and data.channels != 3)
-    if own_mean or (augment.colour and augment.colours == "train"):
-        with log.counting("mean and standard deviation") as progress:
-            found = channel_statistics(dataset.splits["train"], rules, progress=progress)
-    if data.normalize == "imagenet" and not own_mean:
-        rules = dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    elif own_mean and found is not None:
-        rules = dataclasses.replace(rules, mean=found.mean, std=found.std)
-    colours = None
-    if augment.colour:
-        colours = Colours.of(found.covariance) if found and augment.colours == "train" else IMAGENET_COLOURS
-    return rules, colours, found.notes if found else ()
 
 
 def start_network(config: Config, dataset: Dataset, preprocess: Preprocess) -> Network:

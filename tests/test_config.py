@@ -66,6 +66,7 @@ UNFIT = {
     "data.val_fraction=1": "data.val_fraction: got 1.0, expected at least 0 and below 1 or auto",
     "data.background=256": "data.background: got 256, expected at least 0 and below 256",
     "data.channels=2": "data.channels: got 2, expected 1, 3 or auto",
+    "data.normalize=pixels": "data.normalize: got 'pixels', expected one of channel, imagenet, pixel, none",
     "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
     "engine.ema=1": "engine.ema: got 1.0, expected at least 0 and below 1",
     "engine.device=tpu": "engine.device: got 'tpu', expected cpu, cuda, cuda:1, … or mps",
@@ -113,6 +114,13 @@ def test_every_problem_is_told_at_once() -> None:
     assert sorted(message(lambda: changed(*fields)).split("; ")) == sorted(UNFIT[text] for text in fields)
     between = ["data.channels=2", "engine.device=tpu", "augment.area=0.9,0.5", "schedule.milestones=0.9,0.5"]
     assert sorted(message(lambda: changed(*between)).split("; ")) == sorted(UNFIT[text] for text in between)
+
+
+def test_a_mean_image_has_a_largest_side() -> None:
+    changed("data.normalize=pixel", "data.size=512")
+    changed("data.size=513")
+    limit = "data.size: got 513, expected at most 512 with data.normalize=pixel, whose mean image is in the model file"
+    assert message(lambda: changed("data.normalize=pixel", "data.size=513")) == limit
 
 
 def test_length_is_in_epochs_or_in_steps() -> None:

@@ -1,5 +1,6 @@
 """The model file: all of it survives, nothing damaged or hostile is believed, and nothing in it is ever run."""
 
+import base64
 import json
 import random
 import resource
@@ -72,6 +73,17 @@ def test_everything_survives(good: Path) -> None:
     assert not loaded.module.training
     assert all(p.requires_grad for p in loaded.module.parameters())
     assert [p.name for p in good.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_mean_image_comes_back(good: Path, tmp_path: Path) -> None:
+    for side in (8, 512):
+        rules = Preprocess(size=side, resize=side, fit="crop", channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+        image = torch.rand(3, side, side)
+        loaded = modelfile.load(save(tmp_path / "m", preprocess=rules.centred(image))).preprocess
+        assert loaded == rules.centred(image)
+        assert loaded.mean_pixels is not None
+        assert torch.equal(loaded.mean_pixels, image)
+    assert "mean_image" not in modelfile.load(good).meta["preprocess"], "as in files from before there were any"
 
 
 def test_a_run_folder_is_its_model_file(good: Path) -> None:
@@ -168,6 +180,7 @@ def test_a_file_from_before_an_option_existed_still_loads(good: Path, tmp_path: 
     assert torch.equal(modelfile.load(path).module(x), modelfile.load(good).module(x))
 
 
+NANS = base64.b64encode(b"\0\0\xc0\x7f" * 3 * 8 * 8).decode()
 FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "class too many": lambda d: d["classes"].append("x"),
     "no classes": lambda d: d.pop("classes"),
@@ -181,6 +194,11 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "number mean": lambda d: d["preprocess"].update(mean=1),
     "short mean": lambda d: d["preprocess"].update(mean=[0.5]),
     "zero std": lambda d: d["preprocess"].update(std=[0, 1, 1]),
+    "mean image a number": lambda d: d["preprocess"].update(mean_image=1),
+    "mean image not base64": lambda d: d["preprocess"].update(mean_image="?" * 1024),
+    "short mean image": lambda d: d["preprocess"].update(mean_image="A" * 1020),
+    "huge mean image": lambda d: d["preprocess"].update(mean_image="A" * (4 << 20)),
+    "mean image of NaN": lambda d: d["preprocess"].update(mean_image=NANS),
     "extra rule": lambda d: d["preprocess"].update(run="rm"),
     "unknown network": lambda d: d["arch"].update(name="os.system"),
     "deep network": lambda d: d["arch"].update(name="resnet6000000002"),

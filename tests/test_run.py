@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 import plusx as package
+from plusx.data import Preprocess, decode, statistics
 from plusx.evaluation import Evaluation, evaluate
 from plusx.run import Run, claimed, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
@@ -393,3 +394,44 @@ def test_gray_images_have_no_colours_to_shift(tmp_path: Path) -> None:
     ran = plusx("train", "digits", "--out", tmp_path / "run", *STEPS, "--set", "augment.colour=0.1")
     assert ran.code == 1
     assert "augment.colour: got 0.1, but images have 1 channel" in ran.err
+
+
+@pytest.mark.parametrize("recipe", ["small", "photo"])
+def test_the_mean_image_travels(recipe: str, tmp_path: Path) -> None:
+    """Training, evaluation and prediction subtract the same mean image, and the same run continues with it."""
+    data, out = photos(tmp_path / "photos", 10), tmp_path / "run"
+    command = ("train", data, "--out", out, *PHOTO, "--recipe", recipe, "--set", "data.normalize=pixel")
+    ran = plusx(*command)
+    assert ran.code == 0, ran.err
+    before, classifier = model_file(out), package.load(out)
+    rules, record = classifier.preprocess, json.loads((out / "config.json").read_text())
+    assert Preprocess.from_dict(record["preprocess"]) == rules
+    splits = json.loads((out / "manifest.json").read_text())["splits"]
+    plain = Preprocess.from_dict({**rules.to_dict(), "mean": [0.0] * 3, "mean_image": None})
+    squares = torch.stack([plain.square(decode(data / row[0])) for row in splits["train"]["examples"]])
+    assert rules.mean_pixels is not None
+    assert (rules.mean_pixels - squares.double().mean(0)).abs().max() < 1e-7
+    assert (rules.mean_pixels.amax((1, 2)) - rules.mean_pixels.amin((1, 2))).min() > 0.02
+    held = [row[0] for row in splits["val"]["examples"]]
+    seen = package.evaluate(out, data)
+    answers = dict(zip(held, classifier.predict([data / name for name in held], top=1), strict=True))
+    right = sum(answer["labels"][0]["label"] == Path(name).parent.name for name, answer in answers.items())
+    assert seen.top1 == right / len(held) == json.loads((out / "result.json").read_text())["best"]["top1"]
+    assert seen.mistakes
+    for mistake in seen.mistakes:
+        assert answers[mistake.name]["labels"] == [{"label": mistake.predicted, "probability": mistake.probability}]
+    (out / "result.json").unlink()
+    assert plusx(*command).code == 0
+    assert model_file(out) == before
+
+
+def test_colour_directions_are_of_all_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SAMPLE", 4)
+    monkeypatch.setattr(statistics, "SMALL", 16)
+    data = photos(tmp_path / "photos", 4)
+    words = ("train", data, *PHOTO, "--set", "data.normalize=channel", "--set", "augment.colour=0.1")
+    own = plusx(*words, "--out", tmp_path / "own")
+    imagenet = plusx(*words, "--out", tmp_path / "imagenet", "--set", "augment.colours=imagenet")
+    assert (own.code, imagenet.code) == (0, 0), own.err
+    told = "note: mean and standard deviation are of 4 of the "
+    assert (told in own.err, told in imagenet.err) == (False, True)

@@ -6,6 +6,7 @@ from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import decode
 from plusx.data.facts import facts
 from plusx.data.loader import Batch, eval_loader, train_loader
+from plusx.data.pixel_mean import mean_image
 from plusx.data.scan import find_bad, screen
 from plusx.data.sources import SOURCES, open_dataset
 from plusx.data.statistics import channel_statistics, sample
@@ -26,6 +27,7 @@ __all__ = [
     "eval_loader",
     "facts",
     "find_bad",
+    "mean_image",
     "open_dataset",
     "sample",
     "screen",

@@ -18,6 +18,7 @@ from plusx.data.decode import Box
 from plusx.data.sampling import Stream, uniform
 
 ASPECT = (log(3 / 4), log(4 / 3))  # of resized crops, width to height
+RANDOM_CROPS = ("resized", "scale")
 TRIES = 10
 CROP_DRAWS = 2 * TRIES + 2
 
@@ -90,6 +91,11 @@ def mirror(pixels: Tensor, which: NDArray[np.bool_]) -> Tensor:
     return pixels
 
 
+def fill_colour(mean: Sequence[float]) -> Tensor:
+    """The colour around translated images (C,): the mean, which normalisation turns to zero (to half a gray level)."""
+    return (torch.tensor(mean) * 255).round()
+
+
 def padded(pixels: Tensor, pad: int, fill: Tensor) -> Tensor:
     """(N, H, W, C) with `pad` px of the colour `fill` (C,) on every side: zero, once the mean is subtracted."""
     n, height, width, _ = pixels.shape
@@ -102,6 +108,12 @@ def shifts(pad: int, seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[n
     """Top and left of each example's random window in its padded image, (N, 2), 0 to 2 pad."""
     found: NDArray[np.int64] = (uniform(seed, epoch, ids, Stream.SHIFT, 2) * (2 * pad + 1)).astype(np.int64)
     return found
+
+
+def shifts_of_mirrored(corners: NDArray[np.int64], which: NDArray[np.bool_], pad: int) -> NDArray[np.int64]:
+    """Where windows that are cut first and then mirrored lie in images that are mirrored first, (N, 2)."""
+    left = np.where(which, 2 * pad - corners[:, 1], corners[:, 1])
+    return np.stack([corners[:, 0], left], 1)
 
 
 def windows(stored: Tensor, rows: NDArray[np.int64], corners: NDArray[np.int64], size: int) -> Tensor:

@@ -26,9 +26,11 @@ from torch import Tensor
 
 from plusx.config import AugmentConfig
 from plusx.data.augment import (
+    RANDOM_CROPS,
     crop_box,
     crop_draws,
     cut_out,
+    fill_colour,
     mirror,
     mirrored,
     mix,
@@ -37,11 +39,13 @@ from plusx.data.augment import (
     resampled,
     resize_crop,
     shifts,
+    shifts_of_mirrored,
     windows,
 )
 from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import decode_crop
+from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
@@ -54,7 +58,6 @@ Ids = NDArray[np.int64]
 STEPS_AHEAD = 64  # steps whose example order is computed at a time
 KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in memory
 EVAL_BATCH = 128
-RANDOM_CROPS = ("resized", "scale")
 CLOSING_SECONDS = 5.0  # that a worker gets to finish its batch when an epoch is closed early
 SILENT_SECONDS = 300.0  # after which a worker counts as hung
 WATCH_SECONDS = 0.2  # between a worker's looks at whether the training process lives
@@ -109,6 +112,7 @@ class TrainLoader:
         self._pixels, self._targets = pixels, torch.from_numpy(targets)
         self._preprocess, self._augment = preprocess, augment
         self._n_classes, self._seed, self._device, self._colours = n_classes, seed, device, colours
+        self._moving = None if preprocess.mean_image is None else MovingMean(preprocess, augment, seed, device)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Steps `start` to the last of an epoch; closing the generator ends the workers' work.
@@ -132,9 +136,10 @@ class TrainLoader:
 
     def _batch(self, epoch: int, step: int, ids: Ids, pixels: Tensor) -> Batch:
         augment, chosen = self._augment, torch.from_numpy(ids)
-        images = normalize(
-            pixels.to(self._device, non_blocking=True), mean=self._preprocess.mean, std=self._preprocess.std
-        )
+        pixels, mean = pixels.to(self._device, non_blocking=True), self._preprocess.mean
+        if self._moving is not None:
+            pixels, mean = pixels - self._moving.of(epoch, ids), (0.0,) * len(mean)
+        images = normalize(pixels, mean=mean, std=self._preprocess.std)
         targets = self._targets[chosen].to(self._device)
         if self._colours is not None:
             shift_colours(images, self._colours.shifts(augment.colour, self._seed, epoch, ids), self._preprocess.std)
@@ -178,7 +183,7 @@ class _Memory:
 def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress | None) -> Tensor:
     """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
     n, side, channels = len(split), preprocess.size, preprocess.channels
-    fill = _fill(preprocess)
+    fill = fill_colour(preprocess.mean)
     if split.images is not None and preprocess.keeps(split.images.shape[1:]):
         return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
     store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
@@ -192,11 +197,6 @@ def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress |
             store = store.float()
         store[i, pad : pad + side, pad : pad + side] = pixels
     return store
-
-
-def _fill(preprocess: Preprocess) -> Tensor:
-    """The colour around translated images (C,): the mean, which normalisation turns to zero (to half a gray level)."""
-    return (torch.tensor(preprocess.mean) * 255).round()
 
 
 def _plain_file(path: str, preprocess: Preprocess) -> Tensor:
@@ -243,11 +243,14 @@ class _Cutter:
             found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
         deep = any(f.is_floating_point() for f in found)
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
-        for out, one, flip in zip(pixels, found, mirrored(augment, self._seed, task.epoch, task.ids), strict=True):
+        which = mirrored(augment, self._seed, task.epoch, task.ids)
+        for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = padded(pixels, augment.pad, _fill(self._preprocess))
-            pixels = windows(stored, np.arange(len(found)), shifts(augment.pad, self._seed, task.epoch, task.ids), size)
+            stored = padded(pixels, augment.pad, fill_colour(self._preprocess.mean))
+            corners = shifts(augment.pad, self._seed, task.epoch, task.ids)
+            corners = shifts_of_mirrored(corners, which, augment.pad)
+            pixels = windows(stored, np.arange(len(found)), corners, size)
         return pixels
 
     def _of_file(self, path: str, draws: list[float]) -> Tensor:

@@ -16,6 +16,7 @@ from plusx.data.transforms import Preprocess, as_channels
 SAMPLE = 4000  # photos; the mean of so many is within a quarter of a gray level
 SMALL = 64  # px: up to this network input all files are read
 SLICE = 64  # images in memory summed at a time
+BAND = 2**20  # pixels of an image summed at a time
 
 Sums = tuple[int, list[Any], list[list[Any]]]
 """Pixels, for each channel the sum of values 0..255, and for each two channels that of their products."""
@@ -31,13 +32,17 @@ class Statistics:
     notes: tuple[str, ...] = ()
 
 
-def channel_statistics(split: Split, rules: Preprocess, progress: Progress | None = None) -> Statistics:
-    """Statistics of a split: exact, by integer sums, for 8-bit images; of photos at most 4,000, chosen by a fixed seed.
+def channel_statistics(
+    split: Split, rules: Preprocess, progress: Progress | None = None, *, whole: bool = False
+) -> Statistics:
+    """Statistics of a split: exact, by integer sums, for 8-bit images.
 
     Arguments:
         split: the training split.
-        rules: how files are decoded; a JPEG is read at a scale that keeps the shorter side at `rules.resize`.
+        rules: how files are decoded.
         progress: called with (done, total).
+        whole: read every file in full. Otherwise at most 4,000 photos are read, chosen by a fixed seed, and a JPEG at a
+            scale that keeps the shorter side at `rules.resize`.
 
     Returns:
         the statistics; a channel that never changes gets the standard deviation 1.
@@ -47,12 +52,13 @@ def channel_statistics(split: Split, rules: Preprocess, progress: Progress | Non
     """
     ids: Sequence[int] = range(len(split))
     notes: tuple[str, ...] = ()
-    if split.paths is not None and rules.size > SMALL and len(split) > SAMPLE:
+    if split.paths is not None and rules.size > SMALL and len(split) > SAMPLE and not whole:
         ids = sorted(order(len(split), 0, 0, 0, SAMPLE).tolist())
         notes = (f"mean and standard deviation are of {SAMPLE:,} of the {len(split):,} training photos",)
     if split.paths is not None:
         paths = [split.paths[i] for i in ids]
-        found = in_parallel(lambda path: _file_sums(path, rules), paths, progress)
+        least = None if whole else rules.resize
+        found = in_parallel(lambda path: _file_sums(path, rules, least), paths, progress)
     else:
         found = _array_sums(split, rules)
     count, total = 0, [0] * rules.channels
@@ -83,13 +89,13 @@ def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
     return torch.stack([rules(torch.from_numpy(split.images[i])) for i in ids])
 
 
-def _file_sums(path: str, rules: Preprocess) -> Sums:
+def _file_sums(path: str, rules: Preprocess, min_side: int | None) -> Sums:
     image = decode(
         path,
         max_pixels=rules.max_pixels,
         channels=rules.channels,
         background=rules.background,
-        min_side=rules.resize,
+        min_side=min_side,
     )
     return _sums(image)
 
@@ -103,10 +109,13 @@ def _array_sums(split: Split, rules: Preprocess) -> Iterator[Sums]:
 
 def _sums(pixels: Tensor) -> Sums:
     """(C, …) uint8 0..255 or float32 0..1. Sums of 8-bit values are whole numbers, exact at any size."""
-    x = pixels.flatten(1).to(torch.float64)
-    if pixels.is_floating_point():
-        x *= 255
-        return x.shape[1], x.sum(1).tolist(), (x @ x.T).tolist()
-    # Below 2**53, so each is a whole number; Python adds them up without end.
-    sums, products = x.sum(1).to(torch.int64), (x @ x.T).to(torch.int64)
-    return x.shape[1], sums.tolist(), products.tolist()
+    deep, flat = pixels.is_floating_point(), pixels.flatten(1)
+    sums, products = torch.zeros(len(flat), dtype=torch.float64), torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    for band in torch.split(flat, BAND, 1):
+        x = band.to(torch.float64)
+        if deep:
+            x *= 255
+        sums, products = sums + x.sum(1), products + x @ x.T
+    # Below 2**53, so those of 8-bit values are whole numbers; Python adds them up without end.
+    kind = torch.float64 if deep else torch.int64
+    return flat.shape[1], sums.to(kind).tolist(), products.to(kind).tolist()

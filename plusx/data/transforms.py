@@ -4,10 +4,13 @@ Made of operations that an exported graph repeats: division, antialiased bilinea
 Training-time evaluation, `evaluate`, `predict` and the model file share it, so the same file gets the same bits.
 """
 
+import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +37,8 @@ class Preprocess:
         mean, std: of each channel, in 0..1 units.
         background: gray level under transparent pixels and around padded images, 0 to 255.
         max_pixels: largest image accepted, from its header.
+        mean_image: subtracted pixel by pixel instead of `mean`, which then is its mean: little-endian float32
+            (C, size, size) in 0..1 units, as base64. See `centred`.
 
     Raises:
         ConfigError: values that do not go together.
@@ -47,6 +52,7 @@ class Preprocess:
     std: tuple[float, ...]
     background: int = 255
     max_pixels: int = MAX_PIXELS
+    mean_image: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -60,6 +66,7 @@ class Preprocess:
             problems.append(f"mean and std: got {len(self.mean)} and {len(self.std)} values, expected {self.channels}")
         if not all(s > 0 for s in self.std):
             problems.append(f"std: got {self.std}, expected positive values")
+        problems = problems or self._mean_image_problems()
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -101,11 +108,41 @@ class Preprocess:
         """
         return as_channels(self._fitted(image, side), self.channels)
 
+    @cached_property
+    def mean_pixels(self) -> Tensor | None:
+        """The mean image, float32 (C, size, size) in 0..1 units; None when there is none."""
+        if self.mean_image is None:
+            return None
+        values = np.frombuffer(base64.b64decode(self.mean_image, validate=True), "<f4").astype(np.float32)
+        return torch.from_numpy(values.reshape(self.channels, self.size, self.size))
+
+    def centred(self, mean_image: Tensor) -> "Preprocess":
+        """These rules with a mean image, float32 (C, size, size) in 0..1, and a standard deviation of 1.
+
+        That is the paper's normalisation (sections 3.4 and 4.2).
+        """
+        text = base64.b64encode(mean_image.numpy().astype("<f4").tobytes()).decode()
+        mean = tuple(mean_image.double().mean((1, 2)).tolist())
+        return replace(self, mean=mean, std=(1.0,) * self.channels, mean_image=text)
+
     def normalize(self, x: Tensor) -> Tensor:
-        """float32 0..1 (..., C, H, W) -> (x - mean) / std; elementwise, so equal bits for one image and for many."""
+        """float32 0..1 (..., C, H, W) -> (x - mean) / std; elementwise, so equal bits for one image and for many.
+
+        A mean image is subtracted from images of its own size, the mean of each channel from others.
+        """
         shape = (self.channels, 1, 1)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(shape) for v in (self.mean, self.std))
+        if self.mean_pixels is not None and x.shape[-3:] == self.mean_pixels.shape:
+            mean = self.mean_pixels
         return (x - mean).div_(std)
+
+    def _mean_image_problems(self) -> list[str]:
+        try:
+            image = self.mean_pixels
+        except (TypeError, ValueError):
+            return [f"mean_image: expected base64 of float32 ({self.channels}, {self.size}, {self.size})"]
+        finite = image is None or bool(image.isfinite().all())
+        return [] if finite else ["mean_image: got NaN or infinity, expected finite values"]
 
     def _fitted(self, image: Tensor, side: int | None = None) -> Tensor:
         if self.fit == "crop":
@@ -121,8 +158,8 @@ class Preprocess:
         return F.pad(_resized(image, height, width), edges, value=self.background / 255)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the inverse of `from_dict`."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Plain JSON values; the inverse of `from_dict`. No key for a mean image where there is none."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if v is not None}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Preprocess":
@@ -132,7 +169,7 @@ class Preprocess:
             ConfigError: missing or unknown fields, or values that do not go together.
         """
         names = {f.name for f in fields(cls)}
-        if set(plain) != names:
+        if set(plain) | {"mean_image"} != names:
             raise ConfigError(f"preprocessing: got fields {sorted(plain)}, expected {sorted(names)}")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
         return cls(**values)

@@ -37,7 +37,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 4 << 20  # bytes; ResNet-1202 with 20,000 class names needs 2 MB
+MAX_HEADER = 8 << 20  # bytes; ResNet-1202 with 20,000 class names needs 2 MB, a mean image of 512 px 4 MB
 MAX_ITEMS = 300_000  # values in a header; ResNet-1202 has 80,000
 MAX_FILE = 16 << 30  # bytes
 MAX_VALUE = 1e18  # above it a square overflows float32

@@ -29,7 +29,7 @@ def cifar10_paper(facts: Facts) -> Config:
     """
     return Config(
         recipe="cifar10-paper",
-        data=DataConfig(mode="small", normalize="channel"),
+        data=DataConfig(mode="small", normalize="pixel"),
         augment=AugmentConfig(crop="translate", pad=4, flip="random"),
         model=ModelConfig(name="resnet20", zero_init_last=False, whiten_stem=False),
         optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),

@@ -59,6 +59,24 @@ def test_many_photos_are_sampled_and_it_says_so(tmp_path: Path, monkeypatch: pyt
     assert channel_statistics(split_of(paths=paths), RULES).mean == pytest.approx([2 / 255] * 3)
 
 
+def test_whole_photos_are_all_read_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SAMPLE", 2)
+    monkeypatch.setattr(statistics, "BAND", 1000)
+    rng, paths = np.random.default_rng(0), tuple(str(tmp_path / f"{i}.jpg") for i in range(5))
+    for i, path in enumerate(paths):
+        pixels = rng.normal(128, 50, (210 + i, 400, 1)) + rng.normal(0, 20, (210 + i, 400, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    large, calls = replace(RULES, size=100, resize=100), list[tuple[int, int]]()
+    found = channel_statistics(split_of(paths=paths), large, lambda *counts: calls.append(counts), whole=True)
+    values = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in paths]).T / 255
+    assert found.covariance == pytest.approx(np.cov(values, bias=True), rel=1e-10)
+    assert found.mean == pytest.approx(values.mean(1), rel=1e-12)
+    assert (found.notes, calls[-1]) == ((), (5, 5))
+    monkeypatch.setattr(statistics, "SAMPLE", 5)
+    scaled = channel_statistics(split_of(paths=paths), large)
+    assert scaled.covariance != pytest.approx(np.cov(values, bias=True), rel=1e-2), "JPEGs at half their size"
+
+
 def test_a_sample_is_what_evaluation_sees(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), np.uint8)
     paths = tuple(str(tmp_path / f"{i}.png") for i in range(len(images)))

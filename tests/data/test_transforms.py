@@ -1,5 +1,6 @@
 """The evaluation transform: its bits do not depend on layout, threads or company; its values are torchvision's."""
 
+import base64
 import json
 from dataclasses import replace
 
@@ -109,7 +110,12 @@ def test_deep_images_keep_their_precision() -> None:
 
 
 def test_it_travels_as_json() -> None:
-    assert Preprocess.from_dict(json.loads(json.dumps(RULES.to_dict()))) == RULES
+    centred = RULES.centred(torch.rand(3, 24, 24))
+    for rules in (RULES, centred):
+        assert Preprocess.from_dict(json.loads(json.dumps(rules.to_dict()))) == rules
+    assert "mean_image" not in RULES.to_dict(), "as before there were any"
+    back = Preprocess.from_dict(centred.to_dict())
+    assert torch.equal(back(random_image(30, 40)), centred(random_image(30, 40)))
     with pytest.raises(ConfigError, match="expected"):
         Preprocess.from_dict({"size": 3})
 
@@ -122,6 +128,15 @@ def test_it_travels_as_json() -> None:
         ({"channels": 2}, "channels"),
         ({"mean": (0.5,)}, "mean"),
         ({"std": (0.0, 1.0, 1.0)}, "positive"),
+        ({"mean_image": 3}, r"mean_image: expected base64 of float32 \(3, 24, 24\)"),
+        ({"mean_image": ("AAAA",)}, "expected base64"),
+        ({"mean_image": ""}, "expected base64"),
+        ({"mean_image": "AAAA"}, "expected base64"),
+        ({"mean_image": "ä" * 9216}, "expected base64"),
+        ({"mean_image": "A" * 9216 + "\n"}, "expected base64"),
+        ({"mean_image": "A" * 9216, "size": 25}, "expected base64"),
+        ({"mean_image": base64.b64encode(b"\0\0\x80\x7f" * 1728).decode()}, "NaN or infinity"),
+        ({"mean_image": base64.b64encode(b"\0\0\xc0\xff" * 1728).decode()}, "NaN or infinity"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, object], problem: str) -> None:
