@@ -28,12 +28,19 @@ FLAGS = {
     "models": COMMON,
     "predict": ("--top", "--out", *COMMON),
     "recipes": ("--fields", *COMMON),
+    "study": ("--out", "--budget", "--seeds", "--parallel", "--set", *COMMON),
     "train": (
         *("--out", "--model", "--recipe", "--weights", "--epochs", "--size", "--seed", "--resume", "--set"),
         *COMMON,
     ),
 }
-ARGUMENTS = {"check": ["data"], "evaluate": ["model", "data"], "predict": ["model", "paths"], "train": ["data"]}
+ARGUMENTS = {
+    "check": ["data"],
+    "evaluate": ["model", "data"],
+    "predict": ["model", "paths"],
+    "study": ["name"],
+    "train": ["data"],
+}
 RUN_KEYS = {
     *("run", "model_file", "model", "recipe", "epochs", "n_train", "n_val", "best", "final"),
     *("seconds", "images_per_second"),

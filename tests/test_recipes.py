@@ -126,7 +126,7 @@ def test_epochs_rescale_the_schedule(name: str, epochs: int) -> None:
     config, _ = decide(Request(data="x", recipe=name, epochs=epochs), DIGITS)
     assert config.schedule.epochs == epochs
     assert (config.schedule.warmup, config.schedule.name) == (own.schedule.warmup, own.schedule.name)
-    new, old = 1000 * epochs, own.schedule.steps or 1000 * (own.schedule.epochs or 0)  # steps
+    new, old = 10_000 * epochs, own.schedule.steps or 10_000 * (own.schedule.epochs or 0)  # steps
     for share in (0.0, 0.01, 0.1, 0.5, 0.99):
         factor, wanted = (
             learning_factor(s, round(share * n), n) for s, n in ((config.schedule, new), (own.schedule, old))

@@ -23,7 +23,7 @@ def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
 def measure(run: Run) -> Measured:
     """Test error with each block dropped in turn, in points above that of the whole net."""
     found = trained(run)
-    module = found.classifier.module
+    module = found.network
 
     def error() -> float:
         return 100 * (1 - evaluate(found.classifier, found.dataset, split=found.split).top1)

@@ -25,7 +25,7 @@ def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
 def measure(run: Run) -> Measured:
     """Responses of the 3x3 layers after batch norm, before ReLU or addition, on test images."""
     found = trained(run)
-    responses = list(layer_responses(found.classifier.module, found.images(IMAGES)).values())
+    responses = list(layer_responses(found.network, found.images(IMAGES)).values())
     return Measured(
         values={"response": fmean(responses)},
         series={

@@ -8,6 +8,7 @@ from torch import Tensor
 from plusx.config import DataConfig
 from plusx.data import Dataset, open_dataset
 from plusx.modelfile import Classifier, load
+from plusx.models import Network
 from plusx.plan import read_json
 from plusx.run import Run
 
@@ -19,6 +20,12 @@ class Trained:
     classifier: Classifier
     dataset: Dataset
     split: str
+
+    @property
+    def network(self) -> Network:
+        """The trained network, in evaluation mode."""
+        assert isinstance(self.classifier.module, Network), "plusx trained it"
+        return self.classifier.module
 
     def images(self, count: int) -> Tensor:
         """The first examples of the watched split as the network sees them, (N, C, S, S)."""
