@@ -18,6 +18,7 @@ from plusx import cli
 from plusx.errors import PlusxError
 from tests.commands import STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
+from tests.study.making import part
 
 COMMON = ("--debug", "--json")
 FLAGS = {
@@ -203,6 +204,17 @@ def test_json_of_doctor() -> None:
     assert all(row["ok"] for row in found["checks"])
 
 
+def test_json_of_study(tmp_path: Path) -> None:
+    part(tmp_path / "data")
+    words = ("study", "mlp", "--out", tmp_path, "--seeds", 1, "--set", "schedule.steps=2", "--set", "engine.batch=16")
+    found = value(plusx(*words, "--json"))
+    assert found.keys() >= {"claim", "holds", "table", "claims", "verdict"}
+    assert (found["holds"], len(found["table"])) == (None, 8)
+    said = plusx(*words).out
+    assert "not decided at this budget" in said
+    assert said.rstrip().endswith(f"Open {tmp_path}/index.html")
+
+
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plusx import demo
 
@@ -231,7 +243,7 @@ def test_json_of_an_error(words: tuple[str, ...]) -> None:
 
 
 def test_every_command_has_a_json_test() -> None:
-    assert set(FLAGS) == {"train", "evaluate", "predict", "check", "models", "recipes", "doctor", "demo"}
+    assert set(FLAGS) == {"train", "evaluate", "predict", "check", "models", "recipes", "doctor", "demo", "study"}
 
 
 def test_json_in_a_process_of_its_own(tmp_path: Path) -> None:
