@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="which; all of them when none is named")
     parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
     parser.add_argument("--seeds", default="3", help="runs of each setting")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     root = ("--set", f"data.root={asked.cifar10}") if asked.cifar10 else ()
     for name in asked.names or STUDIES:
         result = plusx("study", name, "--out", str(asked.out / name), "--seeds", asked.seeds, *root)

@@ -118,6 +118,12 @@ def values(results: Results, arm: str, measure: str) -> list[float]:
     return [run.values[measure] for run in results[arm]]
 
 
+def ends(results: Results, family: str) -> tuple[str, str]:
+    """The shallowest and the deepest net of a family."""
+    depths = sorted(int(name.removeprefix(family)) for name in results if name.startswith(family))
+    return f"{family}{depths[0]}", f"{family}{depths[-1]}"
+
+
 def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
     """Whether the measure of arm `low` is below that of arm `high`, by Welch's t-test over seeds, two-sided."""
     from scipy.stats import ttest_ind

@@ -11,13 +11,14 @@ from plusx.study.core import Arm, Claim, Figure, Measured, Study, limit, lower
 from plusx.study.settings import cifar_arms
 from plusx.study.trained import trained
 
+STEPS = 948  # of a quick run: twelve whole epochs
 NETS = ("plain32", "resnet32")
 SMALL = 5.0  # points of error: what a block that carries little may cost
 
 
 def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
     """Plain and residual nets."""
-    return cifar_arms(budget, folder, root, {name: [name] for name in NETS})
+    return cifar_arms(budget, folder, root, {name: [name] for name in NETS}, steps=STEPS)
 
 
 def measure(run: Run) -> Measured:

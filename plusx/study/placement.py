@@ -7,6 +7,7 @@ from plusx.study.core import Arm, Claim, Figure, Study, lower
 from plusx.study.curves import ERRORS, errors
 from plusx.study.settings import cifar_arms
 
+STEPS = 395  # of a quick run: five whole epochs
 BOTTLENECKS = ["resnet50", "model.stem=cifar", "model.width=16", "model.shortcut=B"]
 
 
@@ -14,7 +15,7 @@ def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
     """50 layers of bottlenecks with either stride; ResNet-20 with batch norm on either side of the addition."""
     nets = {f"stride-in-{k}": [*BOTTLENECKS, f"model.stride_in={k}"] for k in ("1x1", "3x3")}
     nets |= {f"norm-{order}": ["resnet20", f"model.norm_order={order}"] for order in ("before", "after")}
-    return cifar_arms(budget, folder, root, nets)
+    return cifar_arms(budget, folder, root, nets, steps=STEPS)
 
 
 STUDY = Study(

@@ -6,12 +6,12 @@ from statistics import fmean
 
 from plusx.models.probe import layer_responses
 from plusx.run import Run
-from plusx.study.core import Arm, Claim, Figure, Measured, Study, lower
+from plusx.study.core import Arm, Claim, Figure, Measured, Results, Study, Verdict, ends, lower
 from plusx.study.settings import cifar_arms
 from plusx.study.trained import trained
 
 NETS = {
-    "quick": ("plain20", "plain56", "resnet20", "resnet56"),
+    "quick": ("plain20", "plain32", "resnet20", "resnet32"),
     "paper": ("plain20", "plain56", "resnet20", "resnet56", "resnet110"),
 }
 IMAGES = 1000
@@ -35,6 +35,18 @@ def measure(run: Run) -> Measured:
     )
 
 
+def residual_is_lower(results: Results, end: int) -> Verdict:
+    """At the least (0) or greatest (1) depth of the plain nets, the residual net's responses against theirs."""
+    plain = ends(results, "plain")[end]
+    return lower(results, "response", plain.replace("plain", "resnet"), plain)
+
+
+def deeper_is_lower(results: Results) -> Verdict:
+    """The deepest residual net's responses against the shallowest one's."""
+    shallow, deep = ends(results, "resnet")
+    return lower(results, "response", deep, shallow)
+
+
 STUDY = Study(
     name="responses",
     claim="Layers of residual nets respond less strongly than those of plain nets, and the deeper the net, the less.",
@@ -43,17 +55,12 @@ STUDY = Study(
     arms=arms,
     measure=measure,
     claims=(
+        Claim("Of the shallowest nets, the residual one responds less strongly.", lambda r: residual_is_lower(r, 0)),
         Claim(
-            "At 20 layers, the residual net responds less strongly.",
-            lambda r: lower(r, "response", "resnet20", "plain20"),
+            "Of the deepest nets that are both, the residual one responds less strongly.",
+            lambda r: residual_is_lower(r, 1),
         ),
-        Claim(
-            "At 56 layers, the residual net responds less strongly.",
-            lambda r: lower(r, "response", "resnet56", "plain56"),
-        ),
-        Claim(
-            "The deeper residual net responds less strongly.", lambda r: lower(r, "response", "resnet56", "resnet20")
-        ),
+        Claim("The deepest residual net responds less strongly than the shallowest.", deeper_is_lower),
     ),
     figures=(
         Figure("Responses in the order of layers", "by_layer", "layer", "standard deviation"),
