@@ -28,6 +28,11 @@ def keep(folder: Path, target: Path) -> None:
         shutil.copy(figure, target / figure.name)
 
 
+def found() -> list[dict[str, Any]]:
+    """The studies that docs/results/ has, in their own order."""
+    return [json.loads((RESULTS / name / "study.json").read_text()) for name in STUDIES if (RESULTS / name).exists()]
+
+
 def page(documents: list[dict[str, Any]]) -> str:
     """docs/results/README.md: each study's claims with their verdicts, its table and its figures."""
     parts = [
@@ -72,8 +77,7 @@ def main() -> None:
         result = plusx("study", name, "--out", str(asked.out / name), "--seeds", asked.seeds, *root)
         keep(asked.out / name, RESULTS / name)
         print(f"{name}: {result['verdict']}, {result['seconds']:.0f} s of training", flush=True)
-    found = [json.loads((RESULTS / name / "study.json").read_text()) for name in STUDIES if (RESULTS / name).exists()]
-    (RESULTS / "README.md").write_text(page(found))
+    (RESULTS / "README.md").write_text(page(found()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from plusx import config
+from plusx.study import STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -119,3 +120,16 @@ def test_speeds_are_those_of_the_measured_comparisons() -> None:
             for r in document[kind]
         ]
     assert rows == told
+
+
+def test_the_results_page_says_what_the_studies_json_says() -> None:
+    from bench.studies import RESULTS, found, page
+
+    documents = found()
+    assert [d["name"] for d in documents] == list(STUDIES)
+    assert (RESULTS / "README.md").read_text() == page(documents)
+    for d in documents:
+        figures = {f.suffix for f in (RESULTS / d["name"]).iterdir()}
+        assert figures == {".json", ".png", ".svg"}
+        assert d["seconds"] < 600
+        assert d["seeds"] >= 3
