@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.__main__ import cpu
 from bench.runs import plusx
-from plusx.study import STUDIES
+from plusx.studies import STUDIES
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 

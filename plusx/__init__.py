@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from plusx.run import Run as Run
     from plusx.run import check as check
     from plusx.run import train as train
+    from plusx.studies import StudyResult as StudyResult
+    from plusx.studies import study as study
 
 __version__ = "0.1.0"
 
@@ -32,12 +34,14 @@ _HOMES = {
     "Evaluation": "plusx.evaluation",
     "PlusxError": "plusx.errors",
     "Run": "plusx.run",
+    "StudyResult": "plusx.studies",
     "check": "plusx.run",
     "create_model": "plusx.models",
     "evaluate": "plusx.evaluation",
     "list_models": "plusx.models",
     "load": "plusx.modelfile",
     "predict": "plusx.prediction",
+    "study": "plusx.studies",
     "train": "plusx.run",
 }
 

@@ -301,7 +301,7 @@ def study(
     NAME is degradation, gradients, responses, shortcuts, init, colour, placement, mlp or depth. Trains every setting
     with every seed; writes a table, figures and a page with the verdict.
     """
-    from plusx.study import study as run_study
+    from plusx.studies import study as run_study
 
     result = run_study(name, out=out, budget=budget, seeds=seeds, parallel=parallel, overrides=overrides or ())
     if as_json:

@@ -32,7 +32,7 @@ LAYERS = {
     "plan": 7,
     "run": 8,
     "doctor": 8,
-    "study": 9,
+    "studies": 9,
     "demo": 9,
     "cli": 10,
     "": 11,  # the package itself: re-exports only

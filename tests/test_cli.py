@@ -18,7 +18,7 @@ from plusx import cli
 from plusx.errors import PlusxError
 from tests.commands import STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
-from tests.study.making import part
+from tests.studies.making import part
 
 COMMON = ("--debug", "--json")
 FLAGS = {

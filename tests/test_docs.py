@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plusx import config
-from plusx.study import STUDIES
+from plusx.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

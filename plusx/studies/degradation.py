@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from plusx.study.core import Arm, Claim, Figure, Results, Study, Verdict, ends, lower
-from plusx.study.curves import ERRORS, errors
-from plusx.study.settings import cifar_arms
+from plusx.studies.core import Arm, Claim, Figure, Results, Study, Verdict, ends, lower
+from plusx.studies.curves import ERRORS, errors
+from plusx.studies.settings import cifar_arms
 
 DEPTHS = {"quick": (8, 20, 32), "paper": (20, 32, 44, 56, 110)}
 STEPS = 790  # of a quick run: ten whole epochs

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import plusx.study as studies
+import plusx.studies as studies
 from plusx.config import DataConfig
 from plusx.data import open_dataset
 from plusx.errors import ConfigError, PlusxError
 from plusx.plan import Request, decide
-from plusx.study.core import Arm, Claim, Figure, Study, lower
-from plusx.study.curves import ERRORS, errors
-from plusx.study.data import halved
-from tests.study.making import part
+from plusx.studies.core import Arm, Claim, Figure, Study, lower
+from plusx.studies.curves import ERRORS, errors
+from plusx.studies.data import halved
+from tests.studies.making import part
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
@@ -94,8 +94,8 @@ def test_again_nothing_is_trained_and_more_seeds_add_to_what_is_there(tmp_path: 
 
 KILLED = """
 import os, sys
-import plusx.study as studies
-from tests.study.test_study import tiny
+import plusx.studies as studies
+from tests.studies.test_study import tiny
 
 made = 0
 
@@ -189,7 +189,7 @@ def test_halved_images_are_means_of_four_pixels() -> None:
 
 
 def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
-    from plusx.study.gradients import FILE, records
+    from plusx.studies.gradients import FILE, records
 
     rows = [{"step": 1, "norms": [1]}, {"step": 20, "norms": [2]}, {"step": 1, "norms": [1]}]
     (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "no')
@@ -197,6 +197,6 @@ def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
 
 
 def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
-    from plusx.study.gradients import share
+    from plusx.studies.gradients import share
 
     assert share([100.0, 3.0, 4.0, 9.0, 9.0, 6.0, 8.0, 100.0]) == pytest.approx(0.5)

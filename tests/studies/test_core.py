@@ -2,7 +2,7 @@
 
 import pytest
 
-from plusx.study.core import Measured, Verdict, limit, lower, spread, together, words
+from plusx.studies.core import Measured, Verdict, limit, lower, spread, together, words
 
 
 def results(**arms: list[float]) -> dict[str, list[Measured]]:

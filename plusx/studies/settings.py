@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plusx.study.core import Arm
-from plusx.study.data import cifar_part
+from plusx.studies.core import Arm
+from plusx.studies.data import cifar_part
 
 QUICK_STEPS = 632  # of 128 images: eight whole epochs of the part
 

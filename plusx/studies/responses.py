@@ -6,9 +6,9 @@ from statistics import fmean
 
 from plusx.models.probe import layer_responses
 from plusx.run import Run
-from plusx.study.core import Arm, Claim, Figure, Measured, Results, Study, Verdict, ends, lower
-from plusx.study.settings import cifar_arms
-from plusx.study.trained import trained
+from plusx.studies.core import Arm, Claim, Figure, Measured, Results, Study, Verdict, ends, lower
+from plusx.studies.settings import cifar_arms
+from plusx.studies.trained import trained
 
 NETS = {
     "quick": ("plain20", "plain32", "resnet20", "resnet32"),
@@ -55,9 +55,9 @@ STUDY = Study(
     arms=arms,
     measure=measure,
     claims=(
-        Claim("Of the shallowest nets, the residual one responds less strongly.", lambda r: residual_is_lower(r, 0)),
+        Claim("At their least depth, the residual one responds less strongly.", lambda r: residual_is_lower(r, 0)),
         Claim(
-            "Of the deepest nets that are both, the residual one responds less strongly.",
+            "At the greatest depth of plain nets, the residual one responds less strongly.",
             lambda r: residual_is_lower(r, 1),
         ),
         Claim("The deepest residual net responds less strongly than the shallowest.", deeper_is_lower),

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from plusx.study.core import Arm, Claim, Figure, Study, lower
-from plusx.study.curves import ERRORS, errors
-from plusx.study.settings import cifar_arms
+from plusx.studies.core import Arm, Claim, Figure, Study, lower
+from plusx.studies.curves import ERRORS, errors
+from plusx.studies.settings import cifar_arms
 
 
 def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:

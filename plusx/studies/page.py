@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from plusx.engine.tensorfile import replacing
 from plusx.report import render_page
-from plusx.study.core import Figure, Results, spread, values
+from plusx.studies.core import Figure, Results, spread, values
 
 COLOURS = ("#2f6bd0", "#d35f22", "#1f7a4d", "#8d4bb8", "#b3892b", "#4aa3b5", "#c2407a", "#6b7178")
 

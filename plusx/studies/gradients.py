@@ -10,9 +10,9 @@ from torch import nn
 
 from plusx.models.probe import gradient_norms
 from plusx.run import Run
-from plusx.study.core import Arm, Claim, Figure, Measured, Study, Watch, limit, lower
-from plusx.study.curves import ERRORS, errors
-from plusx.study.settings import cifar_arms
+from plusx.studies.core import Arm, Claim, Figure, Measured, Study, Watch, limit, lower
+from plusx.studies.curves import ERRORS, errors
+from plusx.studies.settings import cifar_arms
 
 FILE = "gradients.jsonl"
 EVERY = 20  # steps between two records

@@ -3,7 +3,7 @@
 import json
 
 from plusx.run import Run
-from plusx.study.core import Measured
+from plusx.studies.core import Measured
 
 ERRORS = {"train_error": "training error, %", "test_error": "test error, %"}
 

@@ -22,8 +22,8 @@ from plusx.engine import Log
 from plusx.errors import ConfigError, PlusxError
 from plusx.plan import write_json
 from plusx.run import Run, cpu_settings, train
-from plusx.study.core import Arm, Measured, Results, Study, spread, together, values, words
-from plusx.study.page import write_figures, write_page
+from plusx.studies.core import Arm, Measured, Results, Study, spread, together, values, words
+from plusx.studies.page import write_figures, write_page
 
 BUDGETS = ("quick", "paper")
 STUDIES = {
@@ -151,7 +151,7 @@ def get_study(name: str) -> Study:
     """
     if name not in STUDIES:
         raise ConfigError(f"study: got {name!r}, expected one of {', '.join(STUDIES)}.")
-    found: Study = importlib.import_module(f"plusx.study.{name}").STUDY
+    found: Study = importlib.import_module(f"plusx.studies.{name}").STUDY
     return found
 
 

@@ -7,9 +7,9 @@ from statistics import median
 from plusx.evaluation import evaluate
 from plusx.models.probe import droppable_blocks, without_block
 from plusx.run import Run
-from plusx.study.core import Arm, Claim, Figure, Measured, Study, limit, lower
-from plusx.study.settings import cifar_arms
-from plusx.study.trained import trained
+from plusx.studies.core import Arm, Claim, Figure, Measured, Study, limit, lower
+from plusx.studies.settings import cifar_arms
+from plusx.studies.trained import trained
 
 STEPS = 948  # of a quick run: twelve whole epochs
 NETS = ("plain32", "resnet32")
