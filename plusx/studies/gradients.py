@@ -71,7 +71,7 @@ def measure(run: Run) -> Measured:
     """The first layers' gradient and its share, at the start and through training, and the norms themselves."""
     rows = records(run.folder)
     shares = [(row["step"], share(row["norms"])) for row in rows]
-    start = {"start_norm": thirds(rows[0]["norms"])[0], "start_share": shares[0][1]}
+    start = {"start_norm": math.log10(thirds(rows[0]["norms"])[0]), "start_share": shares[0][1]}
     return Measured(
         values=errors(run).values | start | {"mean_share": fmean(value for _, value in shares)},
         series={
@@ -88,7 +88,7 @@ STUDY = Study(
     source="Reader's notes, introduction; section 4.1: the difficulty is unlikely to be caused by vanishing gradients",
     measures={
         **ERRORS,
-        "start_norm": "gradient of the first layers, first step, L2 norm",
+        "start_norm": "gradient of the first layers, first step, log10 of the L2 norm",
         "start_share": "gradient of the first layers over that of the last, first step",
         "mean_share": "the same, mean through training",
     },
@@ -104,8 +104,8 @@ STUDY = Study(
             lambda r: limit(r, "start_share", "no-norm-56", below=VANISHED),
         ),
         Claim(
-            "The paper: with batch norm, those of a plain net of 56 layers are healthy at the start, neither a tenth nor "
-            "ten times as large in the first layers as in the last.",
+            "The paper: with batch norm, those of a plain net of 56 layers are healthy at the start: the first layers' "
+            "between a tenth and ten times the last layers'.",
             lambda r: limit(r, "start_share", "plain-56", above=0.1, below=10),
         ),
         Claim(
