@@ -22,13 +22,14 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=5, help="runs at a time on the GPU")
     parser.add_argument("--rehearse", action="store_true", help="200 steps of each net, on the CPU")
     asked = parser.parse_args()
-    settings = ["engine.precision=bf16", *([f"data.root={asked.cifar10}"] if asked.cifar10 else [])]
+    settings = ["engine.precision=bf16"]
     settings += ["engine.device=cpu", "schedule.steps=200"] if asked.rehearse else ["engine.device=cuda"]
+    root = ["--set", f"data.root={asked.cifar10}"] if asked.cifar10 else []
     parallel = 1 if asked.rehearse else asked.parallel
     words = ["study", "degradation", "--budget", "paper", "--seeds", "1", "--parallel", str(parallel)]
     words += [word for setting in settings for word in ("--set", setting)]
     start = time.perf_counter()
-    result = plusx(*words, "--out", str(asked.out / ("rehearsal" if asked.rehearse else "table6")))
+    result = plusx(*words, *root, "--out", str(asked.out / ("rehearsal" if asked.rehearse else "table6")))
     document = surroundings() | {
         "command": "plusx " + " ".join(words),
         "minutes": round((time.perf_counter() - start) / 60, 1),
