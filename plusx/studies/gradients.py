@@ -37,7 +37,8 @@ def watch(folder: Path) -> Watch:
     def look(step: int, module: nn.Module) -> None:
         if step == 1 or step % EVERY == 0:
             with (folder / FILE).open("a") as file:
-                file.write(json.dumps({"step": step, "norms": list(gradient_norms(module).values())}) + "\n")
+                row = {"step": step, "norms": list(gradient_norms(module).values())}
+                file.write(f"\n{json.dumps(row)}\n")  # on a line of its own, even after one that was cut off
 
     return look
 
@@ -48,7 +49,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     for line in (folder / FILE).read_text().splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # cut off by the interruption; the step follows again
+        except ValueError:  # empty, or cut off by an interruption: then the step follows again
             continue
         found[row["step"]] = row
     return [found[step] for step in sorted(found)]

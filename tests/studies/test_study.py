@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import plusx.studies as studies
 from plusx.config import DataConfig
@@ -194,6 +195,16 @@ def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
     rows = [{"step": 1, "norms": [1]}, {"step": 20, "norms": [2]}, {"step": 1, "norms": [1]}]
     (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "no')
     assert records(tmp_path) == rows[:2]
+
+
+def test_a_record_after_one_that_was_cut_off_is_whole(tmp_path: Path) -> None:
+    from plusx.studies.gradients import FILE, records, watch
+
+    module = torch.nn.Linear(2, 1, bias=False)
+    module(torch.ones(1, 2)).sum().backward()
+    (tmp_path / FILE).write_text('{"step": 20, "no')
+    watch(tmp_path)(20, module)
+    assert records(tmp_path) == [{"step": 20, "norms": [pytest.approx(2**0.5)]}]
 
 
 def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
