@@ -61,6 +61,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) -> None:
     """An error in one line for people; as a JSON value too where one is expected; with its traceback on request."""
+    if error.told_elsewhere:
+        return
     if debug:
         traceback.print_exception(error)
     _say(f"plusx: {error}", stderr=True)
@@ -125,6 +127,7 @@ def train(
 
     The same command on an unfinished RUN continues it; on a finished one it does nothing.
     """
+    from plusx.engine.distributed import leads
     from plusx.run import train as run_train
 
     result = run_train(
@@ -139,6 +142,8 @@ def train(
         resume=resume,
         overrides=overrides or (),
     )
+    if not leads():
+        return None
     if as_json:
         return _print_json(result.to_dict())
     _print_run(result)

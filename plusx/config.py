@@ -144,6 +144,7 @@ class EngineConfig:
     precision: str = option("arithmetic of convolutions in training", "auto", choices=("auto", "fp32", "bf16"))
     channels_last: bool = option("memory format N H W C", True)
     compile: bool = option("torch.compile the network", False)
+    sync_bn: bool = option("batch norm over the images of all processes, not of each alone", False)
     ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0, below=1)
     precise_bn: int = option(
         "batches whose mean replaces batch norm's running statistics at the end; 0 is off", 0, low=0

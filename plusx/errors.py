@@ -11,7 +11,12 @@ class PlusxError(Exception):
     Arguments:
         message: what was given and why it cannot be used, in one line.
         hint: what to do next, in one line; may be empty.
+
+    Attributes:
+        told_elsewhere: another process of the run tells it; this one ends in silence.
     """
+
+    told_elsewhere = False
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -87,7 +87,9 @@ def decide(request: Request, facts: Facts) -> tuple[Config, tuple[Choice, ...]]:
     picked = default_recipe(facts, request.weights is not None, request.size)
     config = get_recipe(request.recipe or picked.value)(facts)
     config = configs.replace(config, request.changes())
-    machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=len(os.sched_getaffinity(0)))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
+    cores = max(1, len(os.sched_getaffinity(0)) // processes)
+    machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=cores)
     config, choices = choose(config, facts, machine)
     return config, choices if request.recipe else (picked, *choices)
 

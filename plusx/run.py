@@ -10,7 +10,7 @@ import os
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,19 @@ from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress, listed
 from plusx.data.facts import facts as data_facts
-from plusx.engine import FitResult, Log, Metrics, Trainer, fit_temperature, measure, predict_logits, resolve_precision
+from plusx.data.loader import EVAL_BATCH
+from plusx.engine import (
+    FitResult,
+    Log,
+    Metrics,
+    Trainer,
+    distributed,
+    fit_temperature,
+    measure,
+    predict_logits,
+    resolve_precision,
+)
+from plusx.engine.distributed import ALONE, World
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_macs, count_params, create_model, whiten_stem
@@ -140,26 +152,40 @@ def train(
         seed=seed,
         overrides=tuple(overrides),
     )
-    data_config = request.data_config()  # a mistyped field is told before anything is read or made
+    request.data_config()  # a mistyped field is told before anything is read or made
     folder = Path(out) if out is not None else default_folder(request)
-    if resume and not (folder / "config.json").exists():
-        raise ConfigError(f"--resume: {folder} holds no run.", "Leave --resume out to start one.")
-    if os.path.isdir(request.data) and folder.resolve().is_relative_to(Path(request.data).resolve()):
-        raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
-    if (finished := finished_run(folder, request)) is not None:
-        return finished
-    dataset = open_dataset(request.data, data_config)
-    if dataset.watched is None:
-        raise DataError(
-            f"{request.data}: has neither a val nor a test split, and --set data.val_fraction=0 makes none.",
-            "Leave data.val_fraction out.",
-        )
-    with claimed(folder):
-        log = Log(folder, tensorboard=request.changes().get("engine.tensorboard", False))
-        plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
-        result = make_trainer(folder, plan, dataset, manifest_hash, log, on_step).fit()
-        calibrate(folder, plan, dataset, manifest_hash, log)
-        return finish(folder, plan, dataset, result, log)
+    with distributed.joined(folder, request.changes().get("engine.device")) as world:
+        if resume and not (folder / "config.json").exists():
+            raise ConfigError(f"--resume: {folder} holds no run.", "Leave --resume out to start one.")
+        if os.path.isdir(request.data) and folder.resolve().is_relative_to(Path(request.data).resolve()):
+            raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
+        if (finished := finished_run(folder, request)) is not None:
+            return finished
+        dataset = open_dataset(request.data, request.data_config())
+        if dataset.watched is None:
+            raise DataError(
+                f"{request.data}: has neither a val nor a test split, and --set data.val_fraction=0 makes none.",
+                "Leave data.val_fraction out.",
+            )
+        with claimed(folder) if world.leads else nullcontext():
+            events = world.leads and request.changes().get("engine.tensorboard", False)
+            log = Log(folder if world.leads else None, tensorboard=events, quiet=not world.leads)
+            with world.in_order("prepared"):
+                plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
+            world.compare(identity(plan, manifest_hash))
+            result = make_trainer(folder, plan, dataset, manifest_hash, log, on_step, world).fit()
+            with world.in_order("finished"):
+                if world.leads:
+                    calibrate(folder, plan, dataset, manifest_hash, log)
+                    finish(folder, plan, dataset, result, log)
+        run = finished_run(folder, request)
+        assert run is not None, "rank 0 finished it"
+        return dataclasses.replace(run, already_finished=False)
+
+
+def identity(plan: Plan, manifest_hash: str) -> dict[str, str]:
+    """What must be the same on every rank; the CPU may differ, and with it the last bits."""
+    return {**modelfile.versions(), "the data": manifest_hash, "the configuration": str(configs.to_dict(plan.config))}
 
 
 def check(
@@ -381,10 +407,11 @@ def make_trainer(
     manifest_hash: str,
     log: Log,
     on_step: Callable[[int, nn.Module], None] | None = None,
+    world: World = ALONE,
 ) -> Trainer:
     """Network, batches, evaluation, and what becomes the model file: all that training needs."""
     config, classes = plan.config, dataset.classes
-    device, watched = torch.device(config.engine.device or "cpu"), dataset.watched
+    device, watched = world.device(config.engine.device), dataset.watched
     assert watched is not None, "train refuses data with nothing to watch"
     assert config.engine.batch is not None, "the recipe or choose fills this"
     if config.engine.threads:
@@ -402,9 +429,12 @@ def make_trainer(
         batch=config.engine.batch,
         seed=config.seed,
         colours=plan.colours,
+        rank=world.rank,
+        processes=world.size,
         **common,
     )
-    eval_batches = eval_loader(watched, plan.preprocess, **common)
+    # Whole batches, so that each is computed as one process would.
+    eval_batches = eval_loader(watched.part(world.rank, world.size, EVAL_BATCH), plan.preprocess, **common)
 
     def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}
@@ -421,6 +451,7 @@ def make_trainer(
         on_selected=keep,
         log=log,
         on_step=on_step,
+        world=world,
     )
 
 
@@ -473,7 +504,7 @@ def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:
     return lines + [f"{row.name}: {row.why}" for row in rows if row.why]
 
 
-def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> Run:
+def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> None:
     """Evaluate the model file as anyone would, write the report, and record that the run is done."""
     watched = dataset.watched
     assert watched is not None
@@ -501,7 +532,6 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
     write_json(folder / "result.json", {"request": plan.request.to_dict(), **values})
     log.line(f"finished: {folder}")
     log.close()
-    return run
 
 
 def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, result: FitResult) -> ReportData:

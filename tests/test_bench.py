@@ -52,7 +52,7 @@ class Loader:
     """Two batches of three images an epoch."""
 
     def epoch(self, epoch: int, start: int = 0) -> list[Batch]:
-        return [Batch(torch.zeros(3, 1), torch.zeros(3), torch.arange(3))] * 2
+        return [Batch(torch.zeros(3, 1), torch.zeros(3), torch.arange(3), 3)] * 2
 
 
 def test_timed_loader_counts_the_timed_steps_alone() -> None:

@@ -183,7 +183,9 @@ def cut_out(images: Tensor, side: int, seed: int, epoch: int, ids: NDArray[np.in
 
 
 def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, key: int) -> tuple[Tensor, Tensor]:
-    """Mix each example with the one before it in the batch, by one share for the whole batch.
+    """Mix neighbours in the batch, the first with the second and so on, by one share for the whole batch.
+
+    A last one without a partner mixes with the one before it. Pairs, so that processes that share a batch mix as one.
 
     Arguments:
         images: (N, C, S, S).
@@ -199,7 +201,9 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, key: int) 
     cut = rng.random() < 0.5 if mixup and cutmix else bool(cutmix)
     alpha = cutmix if cut else mixup
     share = float(rng.beta(alpha, alpha))
-    others = images.roll(1, 0)
+    partner = torch.arange(len(images), device=images.device) ^ 1
+    partner[partner == len(images)] = max(len(images) - 2, 0)
+    others = images[partner]
     if cut:
         size = images.shape[-1]
         (top, left), half = rng.integers(0, size, 2).tolist(), sqrt(1 - share) * size / 2
@@ -209,4 +213,4 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, key: int) 
         share = 1 - (y.stop - y.start) * (x.stop - x.start) / size**2
     else:
         images = images.lerp(others, 1 - share)
-    return images, targets.lerp(targets.roll(1, 0), 1 - share)
+    return images, targets.lerp(targets[partner], 1 - share)

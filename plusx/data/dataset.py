@@ -56,6 +56,13 @@ class Split:
             images=None if self.images is None else self.images[ids],
         )
 
+    def part(self, rank: int, size: int, batch: int) -> "Split":
+        """The examples that one of `size` processes evaluates: whole batches in a row, each in exactly one part."""
+        batches = -(-len(self) // batch)
+        first, last = (batch * (batches * r // size) for r in (rank, rank + 1))
+        ids = np.arange(len(self))
+        return self if size == 1 else self.take((first <= ids) & (ids < last))
+
     def counts(self, n_classes: int) -> NDArray[np.int64]:
         """Examples of each class, (K,)."""
         multi = self.targets.ndim == 2

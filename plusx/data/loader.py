@@ -46,7 +46,7 @@ from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import decode_crop
 from plusx.data.pixel_mean import MovingMean
-from plusx.data.sampling import batch_bounds, key, order
+from plusx.data.sampling import batch_bounds, key, order, share
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
 from plusx.errors import ImageError, TrainingError
@@ -72,11 +72,13 @@ class Batch(NamedTuple):
         images: float32 (N, C, H, W), normalised, on the loader's device.
         targets: int64 (N,); float32 (N, K) for several labels an image, and after mixup or cutmix. On the same device.
         ids: int64 (N,) on the CPU: which examples of the split.
+        total: examples of the step over all processes.
     """
 
     images: Tensor
     targets: Tensor
     ids: Tensor
+    total: int
 
 
 class _Pixels(Protocol):
@@ -106,8 +108,11 @@ class TrainLoader:
         seed: int,
         device: torch.device,
         colours: Colours | None,
+        rank: int,
+        processes: int,
     ) -> None:
-        self._plan = batch_bounds(len(targets), batch)
+        self._plan = batch_bounds(len(targets), batch, processes)
+        self._rank, self._processes = rank, processes
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
         self._pixels, self._targets = pixels, torch.from_numpy(targets)
         self._preprocess, self._augment = preprocess, augment
@@ -126,13 +131,14 @@ class TrainLoader:
                 yield self._batch(epoch, step, ids, pixels)
 
     def _ids(self, epoch: int, start: int) -> Iterator[Ids]:
-        """The ids of each step, some steps' order computed at a time."""
+        """The ids of each step that are this process's, some steps' order computed at a time."""
         steps = self.steps_per_epoch
         for first in range(start, steps, STEPS_AHEAD):
             bounds = [self._plan.bounds(step) for step in range(first, min(first + STEPS_AHEAD, steps))]
             begin = bounds[0][0]
             ids = order(self.n, self._seed, epoch, begin, bounds[-1][1])
-            yield from (ids[a - begin : b - begin] for a, b in bounds)
+            for a, b in (share(*edges, self._rank, self._processes) for edges in bounds):
+                yield ids[a - begin : b - begin]
 
     def _batch(self, epoch: int, step: int, ids: Ids, pixels: Tensor) -> Batch:
         augment, chosen = self._augment, torch.from_numpy(ids)
@@ -148,7 +154,8 @@ class TrainLoader:
         if augment.mixup or augment.cutmix:
             soft = targets if targets.ndim == 2 else F.one_hot(targets, self._n_classes).float()
             images, targets = mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
-        return Batch(images, targets, chosen)
+        first, last = self._plan.bounds(step)
+        return Batch(images, targets, chosen, last - first)
 
 
 class _Memory:
@@ -453,7 +460,7 @@ class EvalLoader:
         start = 0
         for images in batches:
             ids = torch.arange(start, start + len(images))
-            yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids)
+            yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids, len(ids))
             start += len(images)
         assert start == self.n, (start, self.n)
 
@@ -513,6 +520,8 @@ def train_loader(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     colours: Colours | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> TrainLoader:
     """Shuffled and augmented batches of a split.
 
@@ -528,9 +537,12 @@ def train_loader(
         device: where batches go.
         progress: called with (done, total) while files are read into memory.
         colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
+        rank: which part of each batch to give.
+        processes: how many share each batch.
 
     Raises:
-        DataError: fewer than two examples; in "small" mode also an ImageError for a file that cannot be decoded.
+        DataError: fewer than two examples for each process; in "small" mode also an ImageError for a file that
+            cannot be decoded.
     """
     keep_freed_memory()
     device = torch.device(device)
@@ -539,7 +551,7 @@ def train_loader(
         pixels = _Memory(split, preprocess, augment, seed, device, progress)
     else:
         pixels = _Photos(split, preprocess, augment, seed, workers or 0)
-    options = {"n_classes": n_classes, "batch": batch, "seed": seed}
+    options = {"n_classes": n_classes, "batch": batch, "seed": seed, "rank": rank, "processes": processes}
     return TrainLoader(pixels, split.targets, preprocess, augment, device=device, colours=colours, **options)
 
 

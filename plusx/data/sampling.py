@@ -135,6 +135,12 @@ class BatchPlan:
         assert 0 <= step < self.steps, (step, self.steps)
         return self._edge(step), self._edge(step + 1)
 
+    @property
+    def smallest(self) -> int:
+        """Examples of the smallest step."""
+        first, last = self.bounds(self.steps - 1)
+        return min(self.batch, self.n, last - first)
+
     def _edge(self, step: int) -> int:
         if step == self.steps:
             return self.n
@@ -144,12 +150,25 @@ class BatchPlan:
         return step * self.batch
 
 
-def batch_bounds(n: int, batch: int) -> BatchPlan:
+def batch_bounds(n: int, batch: int, processes: int = 1) -> BatchPlan:
     """The plan of an epoch of n examples.
 
     Raises:
-        DataError: fewer than two examples.
+        DataError: fewer than two examples, or, in some step, fewer than two for each process.
     """
     if n < 2:
         raise DataError(f"{n} training example(s): expected at least 2.", "Add images, or hold out fewer of them.")
-    return BatchPlan(n, batch)
+    plan = BatchPlan(n, batch)
+    if processes > 1 and plan.smallest < 2 * processes:
+        message = f"a step of {plan.smallest} examples is too small for {processes} processes, which need two each."
+        raise DataError(message, "Set a larger engine.batch, or start fewer processes.")
+    return plan
+
+
+def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:
+    """The positions of a step, `first` to one before `last`, that are a rank's, in order and as equal as pairs allow.
+
+    Pairs stay together, since neighbours in a batch may be mixed.
+    """
+    edges = [first + 2 * ((last - first) * r // (2 * size)) if r < size else last for r in (rank, rank + 1)]
+    return edges[0], edges[1]

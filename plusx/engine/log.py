@@ -26,11 +26,14 @@ class Log:
         folder: the run folder; None writes no files.
         tensorboard: whether events go to `folder/tensorboard`.
         console: for people; stderr when None.
+        quiet: tell nobody: another process does.
     """
 
-    def __init__(self, folder: Path | None, tensorboard: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self, folder: Path | None, tensorboard: bool = False, console: Console | None = None, quiet: bool = False
+    ) -> None:
         self._folder = folder
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._tensorboard = tensorboard and folder is not None
         self._events: Any = None
         self._bar: Progress | None = None
@@ -66,7 +69,7 @@ class Log:
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A function of (done, all) that shows how far something is: a bar on a terminal, else nothing."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or self._console.quiet:
             yield lambda done, total: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -78,7 +81,7 @@ class Log:
     def progress(self, step: int, total: int) -> Iterator[None]:
         """Shows steps while entered: a bar on a terminal, else a line a minute."""
         self._last = (time.perf_counter(), 0)
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or self._console.quiet:
             yield
             return
         columns = ("{task.description}", "{task.fields[rate]}", "loss {task.fields[loss]}", "lr {task.fields[lr]}")

@@ -1,6 +1,6 @@
 """Exact metrics: all counts are integers, so that batch size, order and number of processes cannot change them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,13 @@ class Metrics:
         counts = (torch.ones_like(bins), right.long(), (sure.nan_to_num() * UNIT).round().long())
         for row, count in zip(self._bins, counts, strict=True):
             row.index_add_(0, bins, count)
+
+    def merge(self, total: Callable[[Tensor], Tensor]) -> "Metrics":
+        """Makes all counts those of every process; `total` sums a tensor over them in place."""
+        for counts in (self.totals, self._classes, self._bins, self.confusion):
+            if counts is not None and counts.numel():
+                total(counts)
+        return self
 
     @property
     def n(self) -> int:

@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from plusx.config import Config
+from plusx.engine.distributed import ALONE, World
 from plusx.engine.metrics import Metrics
 from plusx.errors import TrainingError
 
@@ -32,6 +33,14 @@ class Batch(Protocol):
         """int64 (N,) on the CPU: each example's index in its split."""
 
 
+class TrainBatch(Batch, Protocol):
+    """This process's part of a step's batch."""
+
+    @property
+    def total(self) -> int:
+        """Examples of the step over all processes."""
+
+
 class NonFiniteError(TrainingError):
     """A loss or gradient that is NaN or infinite.
 
@@ -48,36 +57,62 @@ class NonFiniteError(TrainingError):
 
 
 def train_step(
-    net: nn.Module, optimizer: Optimizer, batch: Batch, running: Metrics, config: Config, task: str, step: int
+    net: nn.Module,
+    optimizer: Optimizer,
+    batch: TrainBatch,
+    running: Metrics,
+    config: Config,
+    task: str,
+    step: int,
+    world: World = ALONE,
 ) -> float:
-    """Moves the weights by one batch, adds its counts to `running` and returns its mean loss; the first step is 1.
+    """Moves the weights by one batch, adds the counts of all processes to `running` and returns the mean loss.
+
+    The first step is 1. The loss, and what it does to the weights, are those of the whole batch on every rank.
 
     Raises:
         NonFiniteError: before the optimizer moves; weights and optimizer are as they were.
     """
-    size, engine = len(batch.ids), config.engine
-    layout = torch.channels_last if engine.channels_last else torch.contiguous_format
-    # No micro-batch of one image: batch norm could not normalise it.
-    parts = min(engine.accumulate, max(1, size // 2))
     optimizer.zero_grad(set_to_none=True)
-    outputs, total = [], torch.zeros((), device=batch.images.device)
-    for images, targets in zip(batch.images.tensor_split(parts), batch.targets.tensor_split(parts), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=engine.precision == "bf16"):
-            logits = net(images.contiguous(memory_format=layout))
-        loss = criterion(logits.float(), targets, task, config.optim.label_smoothing) * (len(images) / size)
-        loss.backward()  # type: ignore[no-untyped-call]
-        outputs.append(logits.detach())
-        total += loss.detach()
+    logits, mean = _gradients(net, batch, config, task, world)
+    counts = Metrics(task, device=mean.device)
+    counts.update(logits, batch.targets, mean)
+    summed = world.total(torch.cat([mean[None] * (len(batch.ids) / batch.total), counts.totals.double()]))
     weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
     norm = get_total_norm([w.grad for w in weights], foreach=True)
-    value, length = torch.stack([total, norm]).tolist()  # the one wait for the device in a step
+    value, length = torch.stack([summed[0], norm]).tolist()  # the one wait for the device in a step
     if not (math.isfinite(value) and math.isfinite(length)):
-        raise _non_finite(batch, value, length, step)
+        here = math.isfinite(value) or not mean.isfinite()  # if not, the loss is another rank's
+        raise _non_finite(batch, value, length, step) if here else world.lost()
     if config.optim.clip_norm is not None:
         clip_grads_with_norm_(weights, config.optim.clip_norm, norm, foreach=True)
-    running.update(torch.cat(outputs), batch.targets, total)
+    running.totals += summed[1:].long()
     optimizer.step()
     return float(value)
+
+
+def _gradients(net: nn.Module, batch: TrainBatch, config: Config, task: str, world: World) -> tuple[Tensor, Tensor]:
+    """Leaves the gradients of the whole batch on every rank.
+
+    Returns:
+        logits (N, K) and mean loss of this process's part.
+    """
+    size, engine = len(batch.ids), config.engine
+    layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+    # As many on every rank, and no micro-batch of one image: batch norm could not normalise it.
+    parts = min(engine.accumulate, max(1, batch.total // (2 * world.size)))
+    outputs, mean = [], torch.zeros((), device=batch.images.device)
+    pairs = zip(batch.images.tensor_split(parts), batch.targets.tensor_split(parts), strict=True)
+    for part, (images, targets) in enumerate(pairs, 1):
+        with world.gathering(net, last=part == parts):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=engine.precision == "bf16"):
+                logits = net(images.contiguous(memory_format=layout))
+            loss = criterion(logits.float(), targets, task, config.optim.label_smoothing)
+            # DistributedDataParallel takes the mean of ranks, which share the batch in unequal parts.
+            (loss * (len(images) / batch.total * world.size)).backward()  # type: ignore[no-untyped-call]
+        outputs.append(logits.detach())
+        mean += loss.detach() * (len(images) / size)
+    return torch.cat(outputs), mean
 
 
 def criterion(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0) -> Tensor:

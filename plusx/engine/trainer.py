@@ -1,20 +1,20 @@
 """The training loop: from wherever the run stands to its end, in the same bits however often it is interrupted."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from plusx.config import Config
 from plusx.engine import checkpoint
+from plusx.engine.distributed import ALONE, RankError, World, shared
 from plusx.engine.log import Log, Row, describe
 from plusx.engine.metrics import Metrics
 from plusx.engine.optim import (
@@ -27,10 +27,12 @@ from plusx.engine.optim import (
 )
 from plusx.engine.precise import reestimate
 from plusx.engine.schedule import SoFar, learning_factor
-from plusx.engine.step import Batch, train_step
+from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
+from plusx.engine.synced import synchronize
 from plusx.errors import ModelFileError, PlusxError, TrainingError
 
+T = TypeVar("T")
 SMOOTHING = 0.02  # weight of a batch in the moving average of the training error
 
 
@@ -41,7 +43,7 @@ class TrainLoader(Protocol):
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch from position `start`; closing the iterator ends the work of its workers."""
 
 
@@ -90,6 +92,8 @@ class Trainer:
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those of the step; it must change nothing.
+        world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
+            rank 0 alone writes.
     """
 
     def __init__(
@@ -105,18 +109,22 @@ class Trainer:
         on_selected: Callable[[nn.Module, Metrics, Row], None],
         log: Log,
         on_step: Callable[[int, nn.Module], None] | None = None,
+        world: World = ALONE,
     ) -> None:
         assert config.engine.precision != "auto", "run resolves the precision"
         assert config.engine.select is not None, "recipes.choose resolves the selection"
         self.config, self.task, self.watched = config, task, watched
         self.train, self.evaluate, self.log = train, evaluate, log
-        self.on_selected, self.on_step = on_selected, on_step
+        self.on_selected, self.on_step, self.world = on_selected, on_step, world
         self.folder = folder / "checkpoints"
         if config.engine.channels_last:
             module.to(memory_format=torch.channels_last)
         self.module = module
-        self.net: nn.Module = torch.compile(module) if config.engine.compile else module  # type: ignore[assignment]
         self.device = next(module.parameters()).device
+        if world.size > 1 and config.engine.sync_bn:
+            synchronize(module)
+        net = shared(module, world)
+        self.net: nn.Module = torch.compile(net) if config.engine.compile else net  # type: ignore[assignment]
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
         self.optimizer = build_optimizer(module, config.optim)
@@ -124,6 +132,8 @@ class Trainer:
         self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
         self.at = Position()
         self.running = Metrics(task, device=self.device)
+        self._late = 0  # minutes have passed since the last checkpoint: rank 0's clock decides
+        self._unsettled = world.size > 1
         self._exact = True  # the state is that of a step's end, and so may be saved
         self._updating = False  # the optimizer has begun to move weights
         self._saved = (-1, -1)  # step and evaluation of the last checkpoint
@@ -143,17 +153,16 @@ class Trainer:
             Stopped: after a signal, when the state is saved.
         """
         self._resume()
-        config, at, per_epoch = self.config, self.at, self.train.steps_per_epoch
+        config, world, at, per_epoch = self.config, self.world, self.at, self.train.steps_per_epoch
         with StopSignals() as signals, self.log.progress(at.step, self.total):
             try:
                 while at.step < self.total or self._evaluation_due():
                     if self._evaluation_due():
                         self._seed(at.step)
-                        with signals.waiting():
-                            if at.step == self.total and config.engine.precise_bn:
-                                self._reestimate()
-                            metrics = self.evaluate(self._evaluated())
-                        self._select(metrics)
+                        if at.step == self.total and config.engine.precise_bn:
+                            self._reestimate(signals)
+                        metrics = self._together(signals, lambda: self.evaluate(self._evaluated()))
+                        self._select(metrics.merge(world.total))
                         continue
                     epoch, start = divmod(at.step, per_epoch)
                     end = min((epoch + 1) * per_epoch, self.total)
@@ -163,21 +172,25 @@ class Trainer:
                     self._lap()
                     with closing(self.train.epoch(epoch, start)) as batches:  # type: ignore[type-var]
                         while at.step < end:
-                            with signals.waiting():
-                                batch = next(batches)
+                            batch = self._together(signals, lambda: next(batches))
                             with self._whole_or_nothing():
+                                if self._unsettled:
+                                    self._settle(batch)
                                 at.rate = self._rate(at.step)
                                 set_learning_rate(self.optimizer, at.rate)
                                 self._seed(at.step)
                                 right = self.running.correct if self._warming() else 0
                                 loss = train_step(
-                                    self.net, self.optimizer, batch, self.running, config, self.task, at.step + 1
+                                    self.net, self.optimizer, batch, self.running, config, self.task, at.step + 1, world
                                 )
-                                self._count(len(batch.ids), right)
-                            self.log.step(at.step, self.total, epoch + 1, len(batch.ids), loss, at.rate)
+                                if not config.engine.sync_bn:
+                                    world.mean(_statistics(self.module))
+                                self._count(batch.total, right)
+                            self.log.step(at.step, self.total, epoch + 1, batch.total, loss, at.rate)
                             if self.on_step is not None:
                                 self.on_step(at.step, self.module)
-                            self._between_steps(signals)
+                            if self._late or at.step % (config.engine.checkpoint_steps or self.total) == 0:
+                                self._save()
                     if not self._evaluation_due():
                         self.log.line(describe([self._train_row()], self.total / per_epoch))
                         self._save()
@@ -206,12 +219,51 @@ class Trainer:
     def _warming(self) -> bool:
         return bool(self.config.schedule.warmup_error) and not self.at.warm
 
-    def _reestimate(self) -> None:
+    def _together(self, signals: StopSignals, work: Callable[[], T]) -> T:
+        """The result of what this rank does alone, once all ranks agree to go on; changes nothing that is saved.
+
+        Raises:
+            Interrupt: a rank was told to stop.
+            RankError: another rank failed; on that one, its failure.
+        """
+        failure: Exception | None = None
+        self.world.step = self.at.step + 1
+        try:
+            with signals.waiting():
+                result = work()
+        except Interrupt:
+            pass  # signals.received says so
+        except Exception as error:
+            failure = error
+            self.world.announce(error)
+        minutes = self.config.engine.checkpoint_minutes
+        late = self.world.leads and minutes > 0 and time.perf_counter() - self._saved_at >= 60 * minutes
+        failed, signal, self._late = self.world.highest(failure is not None, signals.received or 0, late)
+        if failure is not None:
+            raise failure
+        if failed:
+            raise self.world.lost()
+        if signal:
+            signals.received = signal
+            raise Interrupt
+        return result
+
+    def _settle(self, batch: TrainBatch) -> None:
+        """A pass without effect: gradients are summed in an order that is fixed after the first, wherever that is."""
+        self.net(torch.zeros_like(batch.images[:2])).sum().backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, spare in zip(self._buffers, self._spare, strict=True):
+            buffer.copy_(spare)
+        self._unsettled = False
+
+    def _reestimate(self, signals: StopSignals) -> None:
         """Precise batch norm of the network that will be evaluated, on the batches that would come next."""
         epoch, count = self.at.step // self.train.steps_per_epoch, self.config.engine.precise_bn
         layout = torch.channels_last if self.config.engine.channels_last else torch.contiguous_format
         with closing(self.train.epoch(epoch)) as batches:  # type: ignore[type-var]
-            reestimate(self._evaluated(), itertools.islice(batches, count), self.config.engine.precision, layout)
+            agreed = (self._together(signals, lambda: next(batches)) for _ in range(count))
+            reestimate(self._evaluated(), agreed, self.config.engine.precision, layout)
+        self.world.mean(_statistics(self._evaluated()))
 
     def _seed(self, step: int) -> None:
         seed = (self.config.seed << 32 | step) % (1 << 63)
@@ -244,8 +296,8 @@ class Trainer:
             torch._foreach_copy_(self._spare, self._buffers)
         try:
             yield
-        except (MemoryError, RuntimeError) as error:
-            explained = _explain(error, self.at.step + 1, self.config)
+        except (MemoryError, RuntimeError, RankError) as error:
+            explained = self.world.explain(error) or _explain(error, self.at.step + 1, self.config)
             if self._updating or explained is None:
                 raise
             for buffer, spare in zip(self._buffers, self._spare, strict=True):
@@ -253,14 +305,6 @@ class Trainer:
             self._exact = True
             raise explained from error
         self._exact = True
-
-    def _between_steps(self, signals: StopSignals) -> None:
-        """Where a run may stop or save; where several processes would agree on it."""
-        signals.check()
-        every, minutes = self.config.engine.checkpoint_steps, self.config.engine.checkpoint_minutes
-        late = minutes > 0 and time.perf_counter() - self._saved_at >= 60 * minutes
-        if late or (every is not None and self.at.step % every == 0):
-            self._save()
 
     def _select(self, metrics: Metrics) -> None:
         """Records an evaluation, keeps its network if it is the one to keep, and saves."""
@@ -274,7 +318,7 @@ class Trainer:
         better = at.best is None or (row["top1"], -row["loss"]) > (at.best["top1"], -at.best["loss"])
         self.log.rows(at.rows + rows)
         self.log.line(describe(rows, self.total / self.train.steps_per_epoch))
-        if better or self.config.engine.select == "last":
+        if self.world.leads and (better or self.config.engine.select == "last"):
             self.on_selected(self._evaluated(), metrics, row)
         at.evaluated, at.rows, at.best = at.step, at.rows + rows, row if better else at.best
         self._save()
@@ -312,7 +356,8 @@ class Trainer:
         document = {"position": dataclasses.asdict(self.at), "steps_per_epoch": self.train.steps_per_epoch}
         optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
         running = {"running/totals": self.running.totals}
-        checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
+        if self.world.leads:  # every rank holds the same
+            checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
         self._saved, self._saved_at = (self.at.step, self.at.evaluated), time.perf_counter()
         self._exact = True
 
@@ -327,10 +372,15 @@ class Trainer:
         Raises:
             ModelFileError: checkpoints that are all damaged, or of another network or plan.
         """
-        checkpoint.clean(self.folder)
-        found, notes = checkpoint.newest(self.folder)
-        for note in notes:
-            self.log.line(note)
+        if self.world.leads:
+            checkpoint.clean(self.folder)
+            found, notes = checkpoint.newest(self.folder)
+            for note in notes:
+                self.log.line(note)
+            self.world.tell("checkpoint", found and found.path.name)
+        else:
+            name = self.world.told("checkpoint")
+            found = checkpoint.load(self.folder / name) if name else None
         if found:
             self._load(found)
             self.log.line(f"continuing after step {self.at.step:,} of {self.total:,}, from {found.path.name}")
@@ -380,6 +430,11 @@ class Trainer:
             images_per_second=round(at.images / max(at.train_seconds, 1e-9), 1),
             history=list(at.rows),
         )
+
+
+def _statistics(module: nn.Module) -> list[Tensor]:
+    """The running means and variances of batch norm."""
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
 
 
 def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:

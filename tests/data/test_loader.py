@@ -57,7 +57,7 @@ def make(split: Split, mode: str, workers: int = 0, **options: Any) -> TrainLoad
 
 
 def same(a: Iterable[Batch], b: Iterable[Batch]) -> bool:
-    return all(all(map(torch.equal, x, y)) for x, y in zip(a, b, strict=True))
+    return all(all(map(torch.equal, x[:3], y[:3])) for x, y in zip(a, b, strict=True))
 
 
 CROPS = [
@@ -165,7 +165,7 @@ def test_several_labels_an_image(arrays: Split) -> None:
     loader = make(replace(arrays, targets=targets), "small", crop="none")
     for batch in loader.epoch(0):
         assert torch.equal(batch.targets, torch.from_numpy(targets)[batch.ids])
-    (_, mixed, _) = next(make(replace(arrays, targets=targets), "small", crop="none", mixup=1.0).epoch(0))
+    mixed = next(make(replace(arrays, targets=targets), "small", crop="none", mixup=1.0).epoch(0)).targets
     assert mixed.shape == (4, 3)
 
 

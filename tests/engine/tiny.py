@@ -34,6 +34,10 @@ class Batch(NamedTuple):
     targets: Tensor
     ids: Tensor
 
+    @property
+    def total(self) -> int:
+        return len(self.ids)
+
 
 def examples(n: int, seed: int = 0, multi: bool = False) -> Batch:
     """n noisy images of 8 px whose mean colour tells the class."""

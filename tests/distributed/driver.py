@@ -1,0 +1,68 @@
+"""One rank of a tiny run, told by the environment what to suffer and where to write what it saw.
+
+FAULT is `kind:rank:step`; it happens once, in the first attempt. OBSERVED is a folder.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plusx.data.loader import Batch, TrainLoader
+from plusx.engine import trainer
+from plusx.errors import ImageError, PlusxError
+from plusx.run import train
+
+RANK, ATTEMPT = int(os.environ.get("RANK", "0")), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+KIND, WHERE, STEP = [*os.environ.get("FAULT", "none:-1:-1").split(":")]
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
+
+
+def due(step: int) -> bool:
+    """Whether this rank suffers before the step of this number; the first is 1."""
+    return ATTEMPT == 0 and int(WHERE) == RANK and int(STEP) == step
+
+
+step_of_the_run, epoch_of_the_loader = trainer.train_step, TrainLoader.epoch
+
+
+def train_step(net: Any, optimizer: Any, batch: Batch, *rest: Any) -> float:
+    """A step that writes down its examples and its loss, or fails."""
+    step = rest[3]
+    if due(step):
+        if KIND in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[KIND])
+        if KIND == "memory":
+            raise torch.OutOfMemoryError("no memory")
+        if KIND == "nan":
+            batch.images[0, 0, 0, 0] = float("nan")
+        if KIND == "bug":
+            raise KeyError("a bug")
+    loss = step_of_the_run(net, optimizer, batch, *rest)
+    with (Path(os.environ["OBSERVED"]) / f"rank-{RANK}.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "ids": batch.ids.tolist(), "loss": loss}) + "\n")
+    return loss
+
+
+def epoch(self: TrainLoader, epoch: int, start: int = 0) -> Iterator[Batch]:
+    """Batches, one of which cannot be decoded."""
+    for step, batch in enumerate(epoch_of_the_loader(self, epoch, start), epoch * self.steps_per_epoch + start + 1):
+        if KIND == "image" and due(step):
+            raise ImageError("photo.jpg", "cut off")
+        yield batch
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    trainer.train_step, TrainLoader.epoch = train_step, epoch  # type: ignore[assignment]
+    try:
+        train(sys.argv[1], out=sys.argv[2], overrides=sys.argv[3:])
+    except PlusxError as error:
+        if not error.told_elsewhere:
+            sys.stderr.write(f"plusx: {error}\n")
+        sys.exit(getattr(error, "exit_code", 1))
