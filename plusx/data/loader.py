@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -47,11 +46,10 @@ from plusx.data.dataset import Progress, Split
 from plusx.data.decode import decode_crop
 from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order
-from plusx.data.scan import in_parallel
+from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels
 from plusx.errors import ImageError, TrainingError
 
-T = TypeVar("T")
 R = TypeVar("R")
 Ids = NDArray[np.int64]
 
@@ -288,8 +286,7 @@ class _Photos:
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
         if not self._workers:
-            with ThreadPoolExecutor(1) as thread:
-                yield from _ahead(thread, lambda task: (task.ids, self._cutter.cut(task)), tasks, 1)
+            yield from ahead(lambda task: (task.ids, self._cutter.cut(task)), tasks, 1, 1)
             return
         pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
         try:
@@ -406,17 +403,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """`map` in order with at most `count` items worked on beyond the one waited for."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 class EvalLoader:
     """Every example exactly once, in order, as evaluation sees it; see `eval_loader`.
 
@@ -483,16 +469,9 @@ def viewed(
         ImageError: a file that cannot be decoded.
     """
     if split.images is not None:
-        yield from (view(torch.from_numpy(image)) for image in split.images)
-        return
+        return (view(torch.from_numpy(image)) for image in split.images)
     assert split.paths is not None
-    workers = max(1, (os.cpu_count() or 1) if workers is None else workers)
-    # Threads: the decoder and the resize let go of the interpreter lock.
-    pool = ThreadPoolExecutor(workers, "plusx-decode")
-    try:
-        yield from _ahead(pool, lambda path: view(preprocess.decode(path)), split.paths, 4 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, threads=workers)
 
 
 def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
