@@ -45,6 +45,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    def source(self, i: int) -> str | NDArray[np.uint8]:
+        """Where the pixels of an example come from: the path of its file, or the image in memory (C, H, W)."""
+        if self.images is not None:
+            return np.asarray(self.images[i])
+        assert self.paths is not None
+        return self.paths[i]
+
     def take(self, keep: NDArray[np.bool_], name: str | None = None) -> "Split":
         """The examples where `keep` (N,) is true, in the same order."""
         ids = np.flatnonzero(keep)

@@ -43,7 +43,7 @@ from plusx.data.augment import (
 )
 from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
-from plusx.data.decode import decode_crop
+from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order
 from plusx.data.scan import ahead, in_parallel
@@ -185,11 +185,7 @@ def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress |
     if split.images is not None and preprocess.keeps(split.images.shape[1:]):
         return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
     store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
-    if split.images is not None:
-        found: Iterator[Tensor] = (_plain_pixels(torch.from_numpy(image), preprocess) for image in split.images)
-    else:
-        assert split.paths is not None
-        found = in_parallel(lambda path: _plain_file(path, preprocess), split.paths, progress)
+    found = viewed(split, preprocess, lambda image: _plain(image, preprocess), progress=progress)
     for i, pixels in enumerate(found):
         if pixels.is_floating_point() and not store.is_floating_point():
             store = store.float()
@@ -197,12 +193,7 @@ def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress |
     return store
 
 
-def _plain_file(path: str, preprocess: Preprocess) -> Tensor:
-    """A file's pixels without random changes, as `_plain_pixels`."""
-    return _plain_pixels(preprocess.decode(path), preprocess)
-
-
-def _plain_pixels(image: Tensor, preprocess: Preprocess) -> Tensor:
+def _plain(image: Tensor, preprocess: Preprocess) -> Tensor:
     """(C, H, W) as evaluation sees it, (S, S, C) in 0..255: uint8 for uint8, float32 for float32."""
     square = (preprocess.square(image) * 255).permute(1, 2, 0)
     return square if image.is_floating_point() else square.round().to(torch.uint8)
@@ -235,10 +226,8 @@ class _Cutter:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
         augment, size = self._augment, self._preprocess.size
         draws = crop_draws(self._seed, task.epoch, task.ids)
-        if self._images is None:
-            found = [self._of_file(path, d) for path, d in zip(task.paths, draws, strict=True)]
-        else:
-            found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
+        sources = task.paths if self._images is None else [self._images[i] for i in task.ids]
+        found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
         deep = any(f.is_floating_point() for f in found)
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
         which = mirrored(augment, self._seed, task.epoch, task.ids)
@@ -251,28 +240,30 @@ class _Cutter:
             pixels = windows(stored, np.arange(len(found)), corners, size)
         return pixels
 
-    def _of_file(self, path: str, draws: list[float]) -> Tensor:
+    def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
+        """(S, S, C) in 0..255 of a file or an array (C, H, W), not yet mirrored or translated."""
         rules, size = self._preprocess, self._preprocess.size
+
+        def choose(height: int, width: int) -> Box:
+            return crop_box(self._augment, draws, height, width, size)
+
         if self._augment.crop not in RANDOM_CROPS:
-            return _plain_file(path, rules)
-        crop = decode_crop(
-            path,
-            lambda height, width: crop_box(self._augment, draws, height, width, size),
-            size,
-            max_pixels=rules.max_pixels,
-            channels=rules.channels,
-            background=rules.background,
-        )
+            return _plain(rules.decode(source), rules)
+        if isinstance(source, str):
+            crop = decode_crop(
+                source,
+                choose,
+                size,
+                max_pixels=rules.max_pixels,
+                channels=rules.channels,
+                background=rules.background,
+            )
+        else:
+            top, left, high, wide = choose(*source.shape[1:])
+            image = torch.from_numpy(source[:, top : top + high, left : left + wide])
+            crop = as_channels(image, rules.channels).permute(1, 2, 0)
         pixels = resize_crop(crop, size)
         return pixels * 255 if pixels.is_floating_point() else pixels
-
-    def _of_array(self, array: NDArray[np.uint8], draws: list[float]) -> Tensor:
-        image, size = torch.from_numpy(array), self._preprocess.size
-        if self._augment.crop not in RANDOM_CROPS:
-            return _plain_pixels(image, self._preprocess)
-        top, left, high, wide = crop_box(self._augment, draws, image.shape[1], image.shape[2], size)
-        crop = image[:, top : top + high, left : left + wide]
-        return resize_crop(as_channels(crop, self._preprocess.channels).permute(1, 2, 0), size)
 
 
 class _Photos:
@@ -455,7 +446,11 @@ class EvalLoader:
 
 
 def viewed(
-    split: Split, preprocess: Preprocess, view: Callable[[Tensor], R], workers: int | None = None
+    split: Split,
+    preprocess: Preprocess,
+    view: Callable[[Tensor], R],
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[R]:
     """Every example once, in order, as a function of its decoded image sees it.
 
@@ -464,6 +459,7 @@ def viewed(
         preprocess: decoding rules.
         view: a function of uint8 or float32 (C, H, W).
         workers: threads that decode and view files, at least one; None is one a core.
+        progress: called with (done, total) of files.
 
     Raises:
         ImageError: a file that cannot be decoded.
@@ -471,7 +467,7 @@ def viewed(
     if split.images is not None:
         return (view(torch.from_numpy(image)) for image in split.images)
     assert split.paths is not None
-    return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, threads=workers)
+    return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, progress, workers)
 
 
 def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:

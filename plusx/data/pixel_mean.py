@@ -33,12 +33,7 @@ def mean_image(split: Split, rules: Preprocess, progress: Progress | None = None
     plain = replace(rules, mean=(0.0,) * rules.channels, std=(1.0,) * rules.channels, mean_image=None)
 
     def levels(i: int) -> Tensor:
-        if split.paths is not None:
-            square = plain.load(split.paths[i])
-        else:
-            assert split.images is not None
-            square = plain(torch.from_numpy(split.images[i]))
-        return square * 255  # whole numbers again, whatever 8-bit value was divided
+        return plain.load(split.source(i)) * 255  # whole numbers again, whatever 8-bit value was divided
 
     total = torch.zeros(rules.channels, rules.size, rules.size, dtype=torch.float64)
     for found in in_parallel(levels, range(len(split)), progress):

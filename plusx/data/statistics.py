@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from plusx.data.dataset import Progress, Split
-from plusx.data.decode import decode
 from plusx.data.sampling import order
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
@@ -58,7 +57,7 @@ def channel_statistics(
     if split.paths is not None:
         paths = [split.paths[i] for i in ids]
         least = None if whole else rules.resize
-        found = in_parallel(lambda path: _file_sums(path, rules, least), paths, progress)
+        found = in_parallel(lambda path: _sums(rules.decode(path, min_side=least)), paths, progress)
     else:
         found = _array_sums(split, rules)
     count, total = 0, [0] * rules.channels
@@ -83,21 +82,7 @@ def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
         ImageError: a file that cannot be decoded.
     """
     ids = sorted(order(len(split), 0, 0, 0, min(count, len(split))).tolist())
-    if split.paths is not None:
-        return torch.stack([rules.load(split.paths[i]) for i in ids])
-    assert split.images is not None
-    return torch.stack([rules(torch.from_numpy(split.images[i])) for i in ids])
-
-
-def _file_sums(path: str, rules: Preprocess, min_side: int | None) -> Sums:
-    image = decode(
-        path,
-        max_pixels=rules.max_pixels,
-        channels=rules.channels,
-        background=rules.background,
-        min_side=min_side,
-    )
-    return _sums(image)
+    return torch.stack([rules.load(split.source(i)) for i in ids])
 
 
 def _array_sums(split: Split, rules: Preprocess) -> Iterator[Sums]:

@@ -30,8 +30,7 @@ class Trained:
     def images(self, count: int) -> Tensor:
         """The first examples of the watched split as the network sees them, (N, C, S, S)."""
         split = self.dataset.splits[self.split]
-        assert split.images is not None, "studies train on arrays"
-        return torch.stack([self.classifier.preprocess(torch.from_numpy(image)) for image in split.images[:count]])
+        return torch.stack([self.classifier.preprocess.load(split.source(i)) for i in range(min(count, len(split)))])
 
 
 def trained(run: Run) -> Trained:
