@@ -85,30 +85,53 @@ class _Pixels(Protocol):
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; see `train_loader`.
+    """Shuffled and augmented batches of a split.
+
+    Arguments:
+        split: the training split.
+        preprocess: size, channels, normalisation and decoding rules.
+        augment: random changes.
+        n_classes: K of soft targets.
+        mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
+        batch: examples a step.
+        seed: of order and augmentation.
+        workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
+        device: where batches go.
+        progress: called with (done, total) while files are read into memory.
+        colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
 
     Attributes:
         n: examples in an epoch.
         steps_per_epoch: batches in an epoch.
+
+    Raises:
+        DataError: fewer than two examples; in "small" mode also an ImageError for a file that cannot be decoded.
     """
 
     def __init__(
         self,
-        pixels: _Pixels,
-        targets: NDArray[Any],
+        split: Split,
         preprocess: Preprocess,
         augment: AugmentConfig,
         *,
         n_classes: int,
+        mode: str | None,
         batch: int,
         seed: int,
-        device: torch.device,
-        colours: Colours | None,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+        colours: Colours | None = None,
     ) -> None:
-        self._plan = batch_bounds(len(targets), batch)
+        keep_freed_memory()
+        device = torch.device(device)
+        if mode == "small":
+            self._pixels: _Pixels = _Memory(split, preprocess, augment, seed, device, progress)
+        else:
+            self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
+        self._plan = batch_bounds(len(split), batch)
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
-        self._pixels, self._targets = pixels, torch.from_numpy(targets)
-        self._preprocess, self._augment = preprocess, augment
+        self._targets, self._preprocess, self._augment = torch.from_numpy(split.targets), preprocess, augment
         self._n_classes, self._seed, self._device, self._colours = n_classes, seed, device, colours
         self._moving = None if preprocess.mean_image is None else MovingMean(preprocess, augment, seed, device)
 
@@ -395,20 +418,36 @@ def _end_with(parent: int) -> None:
 
 
 class EvalLoader:
-    """Every example exactly once, in order, as evaluation sees it; see `eval_loader`.
+    """A split's examples in order, each exactly once, through the one evaluation transform.
+
+    Arguments:
+        split: what to evaluate.
+        preprocess: the evaluation transform.
+        mode: "small" keeps the results for the next time where they take at most 1 GiB.
+        batch: examples a batch.
+        workers: decoding threads, at least one; None is one a core.
+        device: where batches go.
 
     Attributes:
         n: examples.
     """
 
     def __init__(
-        self, split: Split, preprocess: Preprocess, *, batch: int, workers: int | None, device: torch.device, keep: bool
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        *,
+        mode: str | None = None,
+        batch: int = EVAL_BATCH,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.n = len(split)
         self._split, self._preprocess = split, preprocess
-        self._batch, self._workers, self._device = batch, workers, device
+        self._batch, self._workers, self._device = batch, workers, torch.device(device)
         self._targets = torch.from_numpy(split.targets)
-        self._keep, self._kept = keep, list[Tensor]()
+        self._keep = mode == "small" and 4 * self.n * preprocess.channels * preprocess.size**2 <= KEPT_BYTES
+        self._kept: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of `batch` examples; the last may be smaller.
@@ -442,7 +481,9 @@ class EvalLoader:
                 images = torch.from_numpy(split.images[start : start + self._batch])
                 yield rules.normalize(images.to(torch.float32).div_(255))
         else:
-            yield from _stacked(viewed(split, rules, rules, self._workers), self._batch)
+            found = viewed(split, rules, rules, self._workers)
+            while group := list(itertools.islice(found, self._batch)):
+                yield torch.stack(group)
 
 
 def viewed(
@@ -470,79 +511,5 @@ def viewed(
     return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, progress, workers)
 
 
-def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    while group := list(itertools.islice(images, batch)):
-        yield torch.stack(group)
-
-
-def train_loader(
-    split: Split,
-    preprocess: Preprocess,
-    augment: AugmentConfig,
-    *,
-    n_classes: int,
-    mode: str | None,
-    batch: int,
-    seed: int,
-    workers: int | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-    colours: Colours | None = None,
-) -> TrainLoader:
-    """Shuffled and augmented batches of a split.
-
-    Arguments:
-        split: the training split.
-        preprocess: size, channels, normalisation and decoding rules.
-        augment: random changes.
-        n_classes: K of soft targets.
-        mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
-        batch: examples a step.
-        seed: of order and augmentation.
-        workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
-        device: where batches go.
-        progress: called with (done, total) while files are read into memory.
-        colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
-
-    Raises:
-        DataError: fewer than two examples; in "small" mode also an ImageError for a file that cannot be decoded.
-    """
-    keep_freed_memory()
-    device = torch.device(device)
-    pixels: _Pixels
-    if mode == "small":
-        pixels = _Memory(split, preprocess, augment, seed, device, progress)
-    else:
-        pixels = _Photos(split, preprocess, augment, seed, workers or 0)
-    options = {"n_classes": n_classes, "batch": batch, "seed": seed}
-    return TrainLoader(pixels, split.targets, preprocess, augment, device=device, colours=colours, **options)
-
-
-def eval_loader(
-    split: Split,
-    preprocess: Preprocess,
-    *,
-    mode: str | None = None,
-    batch: int = EVAL_BATCH,
-    workers: int | None = None,
-    device: torch.device | str = "cpu",
-) -> EvalLoader:
-    """A split's examples in order, each once, through the one evaluation transform.
-
-    Arguments:
-        split: what to evaluate.
-        preprocess: the evaluation transform.
-        mode: "small" keeps the results for the next time where they take at most 1 GiB.
-        batch: examples a batch.
-        workers: decoding threads, at least one; None is one a core.
-        device: where batches go.
-    """
-    size = 4 * len(split) * preprocess.channels * preprocess.size**2
-    return EvalLoader(
-        split,
-        preprocess,
-        batch=batch,
-        workers=workers,
-        device=torch.device(device),
-        keep=mode == "small" and size <= KEPT_BYTES,
-    )
+# Whoever makes one iterates over it and asks nothing else of its class.
+train_loader, eval_loader = TrainLoader, EvalLoader
