@@ -96,6 +96,12 @@ class Dataset:
     mirror: bool | None = None
     benchmark: bool = False
 
+    def label(self, split: Split, i: int) -> str | list[str]:
+        """The class of an example; the list of them where there may be several."""
+        if self.task == "multi":
+            return [self.classes[k] for k in np.flatnonzero(split.targets[i])]
+        return self.classes[int(split.targets[i])]
+
     @property
     def watched(self) -> Split | None:
         """The split that is evaluated during training: val, else test."""
