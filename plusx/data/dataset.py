@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,11 @@ def untrainable(dataset: Dataset) -> list[str]:
     if bare:
         problems.append(f"{plural('class', len(bare))} without images: {listed(bare)}")
     return problems
+
+
+def class_ids(names: Iterable[str]) -> dict[str, int]:
+    """Each class by its name -> its id, in natural order."""
+    return {name: k for k, name in enumerate(sorted(set(names), key=natural_key))}
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
