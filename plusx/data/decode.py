@@ -89,7 +89,6 @@ def decode_crop(
     max_pixels: int = MAX_PIXELS,
     channels: int = 3,
     background: int = 255,
-    name: str | None = None,
 ) -> Tensor:
     """Decode the part of an image that a training crop needs, as coarsely as the crop allows.
 
@@ -100,7 +99,6 @@ def decode_crop(
         max_pixels: as for `decode`.
         channels: as for `decode`.
         background: as for `decode`.
-        name: as for `decode`.
 
     A JPEG is read down to the crop and no further, so damage below it goes unnoticed here.
 
@@ -110,7 +108,7 @@ def decode_crop(
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(source, name, max_pixels) as (image, turn, data):
+    with _opened(source, None, max_pixels) as (image, turn, data):
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -24,23 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.config import AugmentConfig
-from plusx.data.augment import (
-    RANDOM_CROPS,
-    crop_box,
-    crop_draws,
-    cut_out,
-    fill_colour,
-    mirror,
-    mirrored,
-    mix,
-    normalize,
-    padded,
-    resampled,
-    resize_crop,
-    shifts,
-    shifts_of_mirrored,
-    windows,
-)
+from plusx.data import augment as changes
 from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
@@ -126,7 +111,8 @@ class TrainLoader:
         keep_freed_memory()
         device = torch.device(device)
         if mode == "small":
-            self._pixels: _Pixels = _Memory(split, preprocess, augment, seed, device, progress)
+            stored = _stored(split, preprocess, changes.padding(augment), progress).to(device)
+            self._pixels: _Pixels = _Memory(stored, preprocess.size, augment, seed)
         else:
             self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
         self._plan = batch_bounds(len(split), batch)
@@ -160,54 +146,48 @@ class TrainLoader:
         pixels, mean = pixels.to(self._device, non_blocking=True), self._preprocess.mean
         if self._moving is not None:
             pixels, mean = pixels - self._moving.of(epoch, ids), (0.0,) * len(mean)
-        images = normalize(pixels, mean=mean, std=self._preprocess.std)
+        images = changes.normalize(pixels, mean=mean, std=self._preprocess.std)
         targets = self._targets[chosen].to(self._device)
         if self._colours is not None:
             shift_colours(images, self._colours.shifts(augment.colour, self._seed, epoch, ids), self._preprocess.std)
         if augment.cutout:
-            cut_out(images, augment.cutout, self._seed, epoch, ids)
+            changes.cut_out(images, augment.cutout, self._seed, epoch, ids)
         if augment.mixup or augment.cutmix:
             soft = targets if targets.ndim == 2 else F.one_hot(targets, self._n_classes).float()
-            images, targets = mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
+            images, targets = changes.mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
         return Batch(images, targets, chosen)
 
 
+@dataclass(frozen=True)
 class _Memory:
     """All training images in memory, resized and padded once; a batch is a few tensor operations."""
 
-    def __init__(
-        self,
-        split: Split,
-        preprocess: Preprocess,
-        augment: AugmentConfig,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None,
-    ) -> None:
-        self._pad = augment.pad if augment.crop == "translate" else 0
-        self._stored = _stored(split, preprocess, self._pad, progress).to(device)
-        self._size, self._augment, self._seed = preprocess.size, augment, seed
+    stored: Tensor
+    size: int
+    augment: AugmentConfig
+    seed: int
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         for chosen in ids:
             yield chosen, self._cut(epoch, chosen)
 
     def _cut(self, epoch: int, ids: Ids) -> Tensor:
-        augment, size = self._augment, self._size
-        pixels = windows(self._stored, ids, shifts(self._pad, self._seed, epoch, ids), size)
-        if augment.crop in RANDOM_CROPS:
-            draws = crop_draws(self._seed, epoch, ids)
-            pixels = resampled(pixels, [crop_box(augment, d, size, size, size) for d in draws])
-        return mirror(pixels, mirrored(augment, self._seed, epoch, ids))
+        augment, size = self.augment, self.size
+        corners = changes.shifts(changes.padding(augment), self.seed, epoch, ids)
+        pixels = changes.windows(self.stored, ids, corners, size)
+        if augment.crop in changes.RANDOM_CROPS:
+            draws = changes.crop_draws(self.seed, epoch, ids)
+            pixels = changes.resampled(pixels, [changes.crop_box(augment, d, size, size, size) for d in draws])
+        return changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
 
 
 def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress | None) -> Tensor:
     """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
     n, side, channels = len(split), preprocess.size, preprocess.channels
-    fill = fill_colour(preprocess.mean)
+    fill = changes.fill_colour(preprocess.mean)
     if split.images is not None and preprocess.keeps(split.images.shape[1:]):
-        return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
-    store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
+        return changes.padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
+    store = changes.padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
     found = viewed(split, preprocess, lambda image: _plain(image, preprocess), progress=progress)
     for i, pixels in enumerate(found):
         if pixels.is_floating_point() and not store.is_floating_point():
@@ -248,19 +228,19 @@ class _Cutter:
     def cut(self, task: _Task) -> Tensor:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
         augment, size = self._augment, self._preprocess.size
-        draws = crop_draws(self._seed, task.epoch, task.ids)
+        draws = changes.crop_draws(self._seed, task.epoch, task.ids)
         sources = task.paths if self._images is None else [self._images[i] for i in task.ids]
         found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
         deep = any(f.is_floating_point() for f in found)
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
-        which = mirrored(augment, self._seed, task.epoch, task.ids)
+        which = changes.mirrored(augment, self._seed, task.epoch, task.ids)
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = padded(pixels, augment.pad, fill_colour(self._preprocess.mean))
-            corners = shifts(augment.pad, self._seed, task.epoch, task.ids)
-            corners = shifts_of_mirrored(corners, which, augment.pad)
-            pixels = windows(stored, np.arange(len(found)), corners, size)
+            stored = changes.padded(pixels, augment.pad, changes.fill_colour(self._preprocess.mean))
+            corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
+            corners = changes.shifts_of_mirrored(corners, which, augment.pad)
+            pixels = changes.windows(stored, np.arange(len(found)), corners, size)
         return pixels
 
     def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
@@ -268,9 +248,9 @@ class _Cutter:
         rules, size = self._preprocess, self._preprocess.size
 
         def choose(height: int, width: int) -> Box:
-            return crop_box(self._augment, draws, height, width, size)
+            return changes.crop_box(self._augment, draws, height, width, size)
 
-        if self._augment.crop not in RANDOM_CROPS:
+        if self._augment.crop not in changes.RANDOM_CROPS:
             return _plain(rules.decode(source), rules)
         if isinstance(source, str):
             crop = decode_crop(
@@ -285,7 +265,7 @@ class _Cutter:
             top, left, high, wide = choose(*source.shape[1:])
             image = torch.from_numpy(source[:, top : top + high, left : left + wide])
             crop = as_channels(image, rules.channels).permute(1, 2, 0)
-        pixels = resize_crop(crop, size)
+        pixels = changes.resize_crop(crop, size)
         return pixels * 255 if pixels.is_floating_point() else pixels
 
 
@@ -455,23 +435,15 @@ class EvalLoader:
         Raises:
             ImageError: a file that cannot be decoded.
         """
-        if self._kept:
-            yield from self._numbered(self._kept)
-            return
-        images, fresh = [], self._computed()
-        for batch in self._numbered(fresh):
+        kept, start = [], 0
+        for images in self._kept or self._computed():
             if self._keep:
-                images.append(batch.images.cpu())
-            yield batch
-        self._kept = images
-
-    def _numbered(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        start = 0
-        for images in batches:
+                kept.append(images)
             ids = torch.arange(start, start + len(images))
             yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids)
             start += len(images)
         assert start == self.n, (start, self.n)
+        self._kept = kept
 
     def _computed(self) -> Iterator[Tensor]:
         split, rules = self._split, self._preprocess
