@@ -141,7 +141,7 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
             raise ValueError(problem)
         if image.format == "PNG":
             image.load()  # its EXIF data may follow the pixels
-        yield image, _orientation(image), data
+        yield image, 1 if image.format == "TIFF" else orientation(image), data  # Pillow turns a TIFF by itself
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -187,9 +187,9 @@ def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:
     return ""
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is absent or unreadable. Pillow turns a TIFF by itself."""
-    if image.format == "TIFF" or not (image.format == "PNG" or "exif" in image.info or "xmp" in image.info):
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it is absent or unreadable."""
+    if not (image.format in ("PNG", "TIFF") or "exif" in image.info or "xmp" in image.info):
         return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)
