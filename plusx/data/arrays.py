@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
 from plusx.errors import DataError
 
 IMAGES = frozenset({"images", "image", "x", "data"})
@@ -41,7 +41,7 @@ def read(source: str, config: DataConfig) -> Dataset:
                 raise DataError(f"{called}: got the same class name twice in {show(key)}", "Names tell classes apart.")
         else:
             unknown.append(key)
-    order: list[str] = [name for name in ("all", "train", "val", "test") if name in found]
+    order: list[str] = [name for name in ("all", *SPLITS) if name in found]
     if not found or any(len(pair) < 2 for pair in found.values()) or (order[0] == "all" and len(order) > 1):
         raise DataError(
             f"{called}: got the arrays {listed(arrays) or 'none'}, expected images and labels of each split",

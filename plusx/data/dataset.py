@@ -13,15 +13,9 @@ Progress = Callable[[int, int], None]
 """Called with (done, total); total is 0 when nobody knows it."""
 
 MAX_LISTED = 5  # names shown in one message; the rest is a number
-SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+SPLITS = ("train", "val", "test")  # in the order of every list of them
+SPLIT_ALIASES = dict(zip(SPLITS, SPLITS, strict=True))
+SPLIT_ALIASES |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True, eq=False)

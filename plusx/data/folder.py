@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, class_ids, natural_key, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, natural_key, plural, show
 from plusx.data.decode import EXTENSIONS
 from plusx.errors import DataError
 
@@ -55,7 +55,7 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
     if parts:
         beside = [name for name, path in top.items() if path not in parts.values()]
         left_out.update(f"folder {show(name)} beside the splits" for name in beside)
-    return {name: parts[name] for name in ("train", "val", "test") if name in parts}
+    return {name: parts[name] for name in SPLITS if name in parts}
 
 
 def hidden(name: str) -> bool:

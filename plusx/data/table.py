@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
 from plusx.errors import DataError
 
 SEPARATOR = "|"  # between the labels of one image
@@ -113,4 +113,4 @@ def _by_split(source: str, whole: Split, cells: list[Any]) -> dict[str, Split]:
             "Rename them, or remove the column to have a split made.",
         )
     names = np.array([SPLIT_ALIASES[cell.lower()] for cell in given])
-    return {name: whole.take(names == name, name) for name in ("train", "val", "test") if (names == name).any()}
+    return {name: whole.take(names == name, name) for name in SPLITS if (names == name).any()}
