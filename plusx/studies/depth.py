@@ -16,16 +16,15 @@ SMALL = 5.0  # points of error: what a block that carries little may cost
 
 def measure(run: Run) -> Measured:
     """Test error with each block dropped in turn, in points above that of the whole net."""
-    found = trained(run)
-    module = found.network
+    classifier, network, dataset = trained(run)
 
     def error() -> float:
-        return 100 * (1 - evaluate(found.classifier, found.dataset, split=found.split).top1)
+        return 100 * (1 - evaluate(classifier, dataset, split=run.watched).top1)
 
     whole = error()
     costs = []
-    for name in droppable_blocks(module):
-        with without_block(module, name):
+    for name in droppable_blocks(network):
+        with without_block(network, name):
             costs.append(error() - whole)
     return Measured(
         values={"test_error": whole, "median_cost": median(costs), "largest_cost": max(costs)},

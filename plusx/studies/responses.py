@@ -2,6 +2,8 @@
 
 from statistics import fmean
 
+import torch
+
 from plusx.models.probe import layer_responses
 from plusx.run import Run
 from plusx.studies.core import Claim, Figure, Results, Study, Verdict, ends, lower
@@ -14,8 +16,10 @@ IMAGES = 1000
 
 def measure(run: Run) -> Measured:
     """Responses of the 3x3 layers after batch norm, before ReLU or addition, on test images."""
-    found = trained(run)
-    responses = list(layer_responses(found.network, found.images(IMAGES)).values())
+    classifier, network, dataset = trained(run)
+    split = dataset.splits[run.watched]
+    images = [classifier.preprocess.load(split.source(i)) for i in range(min(IMAGES, len(split)))]
+    responses = list(layer_responses(network, torch.stack(images)).values())
     return Measured(
         values={"response": fmean(responses)},
         series={
