@@ -18,11 +18,9 @@ SMALL = 64  # px: up to this network input all files are read
 SLICE = 64  # images in memory summed at a time
 BAND = 2**20  # pixels of an image summed at a time
 
+# Pixels, for each channel the sum of values 0..255, and for each two channels that of their products: as Python's
+# numbers, which add up without end.
 Sums = tuple[int, NDArray[np.object_], NDArray[np.object_]]
-"""Pixels, for each channel the sum of values 0..255, and for each two channels that of their products.
-
-As Python's numbers, which add up without end.
-"""
 
 
 @dataclass(frozen=True)
