@@ -29,23 +29,18 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-_HOMES = {
-    "Classifier": "plusx.modelfile",
-    "Evaluation": "plusx.evaluation",
-    "PlusxError": "plusx.errors",
-    "Run": "plusx.run",
-    "StudyResult": "plusx.studies",
-    "check": "plusx.run",
-    "create_model": "plusx.models",
-    "evaluate": "plusx.evaluation",
-    "list_models": "plusx.models",
-    "load": "plusx.modelfile",
-    "predict": "plusx.prediction",
-    "study": "plusx.studies",
-    "train": "plusx.run",
+_NAMES = {
+    "errors": ("PlusxError",),
+    "evaluation": ("Evaluation", "evaluate"),
+    "modelfile": ("Classifier", "load"),
+    "models": ("create_model", "list_models"),
+    "prediction": ("predict",),
+    "run": ("Run", "check", "train"),
+    "studies": ("StudyResult", "study"),
 }
+_HOMES = {name: f"plusx.{module}" for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, is_dataclass
 from typing import Any
 
 from plusx.errors import ConfigError
@@ -177,8 +177,8 @@ class Config:
     engine: EngineConfig
 
     def __post_init__(self) -> None:
-        problems = [p for name, section in sections(self).items() for p in _section_problems(name, section)]
-        problems += _field_problems("", self, ("recipe", "seed"))
+        problems = [p for name, section in sections(self).items() for p in _field_problems(f"{name}.", section)]
+        problems += _field_problems("", self)
         if problems := problems or _cross_problems(self):
             raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
 
@@ -198,14 +198,7 @@ class Facts:
     files: bool  # image files rather than arrays in memory
 
 
-SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "augment": AugmentConfig,
-    "model": ModelConfig,
-    "optim": OptimConfig,
-    "schedule": ScheduleConfig,
-    "engine": EngineConfig,
-}
+SECTIONS: dict[str, Any] = {n: hint for n, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
 
 
 def sections(config: Config) -> dict[str, Any]:
@@ -329,21 +322,14 @@ def _parse(raw: str, hint: Any) -> Any:
     return kind(raw)
 
 
-def _section_problems(name: str, section: Any) -> list[str]:
-    return _field_problems(f"{name}.", section, tuple(f.name for f in dataclasses.fields(section)))
-
-
-def _field_problems(prefix: str, owner: Any, names: tuple[str, ...]) -> list[str]:
+def _field_problems(prefix: str, owner: Any) -> list[str]:
     hints = typing.get_type_hints(type(owner))
     problems = []
-    for f in dataclasses.fields(owner):
-        if f.name not in names:
-            continue
+    for f in (f for f in dataclasses.fields(owner) if f.metadata):  # the sections of a config have none
         value, (kind, optional) = getattr(owner, f.name), _arms(hints[f.name])
         if value is None and optional:
             continue
-        expected = _mismatch(value, kind, f.metadata)
-        if expected:
+        if expected := _mismatch(value, kind, f.metadata):
             problems.append(f"{prefix}{f.name}: got {value!r}, expected {expected}{' or auto' if optional else ''}")
     return problems
 

@@ -326,8 +326,4 @@ def _mistake(classifier: Classifier, split: Split, probability: float, index: in
         true, predicted = classifier.classes[int(split.targets[index])], label
     else:
         true, predicted = (f"not {label}", label) if yes else (label, f"not {label}")
-    source = split.paths[index] if split.paths is not None else split.images
-    if isinstance(source, np.ndarray):
-        source = source[index]
-    assert source is not None, "an example is a file or an array"
-    return Mistake(split.names[index], true, predicted, probability, source)
+    return Mistake(split.names[index], true, predicted, probability, split.source(index))

@@ -1,22 +1,19 @@
 """Data: sources, decoding, transforms, sampling, loaders, checks."""
 
-from plusx.data.check import CheckReport, check
+from plusx.data.check import check
 from plusx.data.colour import IMAGENET_COLOURS, Colours
 from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import decode
 from plusx.data.facts import facts
-from plusx.data.loader import Batch, eval_loader, train_loader
+from plusx.data.loader import eval_loader, train_loader
 from plusx.data.pixel_mean import mean_image
 from plusx.data.scan import find_bad, screen
-from plusx.data.sources import SOURCES, open_dataset
+from plusx.data.sources import open_dataset
 from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
 
 __all__ = [
     "IMAGENET_COLOURS",
-    "SOURCES",
-    "Batch",
-    "CheckReport",
     "Colours",
     "Dataset",
     "Preprocess",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, listed, natural_key, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
 from plusx.errors import DataError
 
 IMAGES = frozenset({"images", "image", "x", "data"})
@@ -25,7 +25,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     Raises:
         DataError: a file that is no `.npz`, pickled objects, other types or shapes, images without labels.
     """
-    arrays = _load(source)
+    called, arrays = show(source), _load(source)
     found: dict[str, dict[str, NDArray[Any]]] = {}
     names: tuple[str, ...] = ()
     unknown = []
@@ -33,35 +33,28 @@ def read(source: str, config: DataConfig) -> Dataset:
         split, role = _meaning(key)
         if role in ("images", "labels"):
             if role in found.setdefault(split, {}):
-                raise DataError(
-                    f"{show(source)}: got two arrays of {split} {role}, one of them {show(key)}", "Keep one."
-                )
+                raise DataError(f"{called}: got two arrays of {split} {role}, one of them {show(key)}", "Keep one.")
             found[split][role] = array
         elif role == "classes":
             names = tuple(str(v) for v in array.ravel())
             if len(set(names)) < len(names):
-                raise DataError(
-                    f"{show(source)}: got the same class name twice in {show(key)}", "Names tell classes apart."
-                )
+                raise DataError(f"{called}: got the same class name twice in {show(key)}", "Names tell classes apart.")
         else:
             unknown.append(key)
-    whole = [split for split, pair in found.items() if len(pair) == 2]
-    if not whole or len(whole) < len(found) or ("all" in whole and len(whole) > 1):
+    order: list[str] = [name for name in ("all", *SPLITS) if name in found]
+    if not found or any(len(pair) < 2 for pair in found.values()) or (order[0] == "all" and len(order) > 1):
         raise DataError(
-            f"{show(source)}: got the arrays {listed(arrays) or 'none'}, expected images and labels of each split",
+            f"{called}: got the arrays {listed(arrays) or 'none'}, expected images and labels of each split",
             "Name them images,labels or x_train,y_train,x_test,y_test.",
         )
-    order: list[str] = [name for name in ("all", "train", "val", "test") if name in found]
-    images = {name: planes(found[name]["images"], f"{show(source)}: {name} images") for name in order}
+    images = {name: planes(found[name]["images"], f"{called}: {name} images") for name in order}
     if len({i.shape[1] for i in images.values()}) > 1:
-        raise DataError(
-            f"{show(source)}: got gray and colour splits, expected one of them", "Convert one of the splits."
-        )
-    classes, task, targets = _targets({n: found[n]["labels"] for n in order}, names, show(source))
+        raise DataError(f"{called}: got gray and colour splits, expected one of them", "Convert one of the splits.")
+    classes, task, targets = _targets({n: found[n]["labels"] for n in order}, names, called)
     for name in order:
         if len(images[name]) != len(targets[name]):
             counts = f"{plural('image', len(images[name]))} and {plural('label', len(targets[name]))}"
-            raise DataError(f"{show(source)}: {name} has {counts}", "Give one label for each image.")
+            raise DataError(f"{called}: {name} has {counts}", "Give one label for each image.")
     splits = {name: in_memory(name, images[name], targets[name]) for name in order}
     notes = (f"left out: {plural('array', len(unknown))} not used: {listed(unknown)}",) if unknown else ()
     title = os.path.splitext(os.path.basename(source))[0]
@@ -102,12 +95,11 @@ def _load(source: str) -> dict[str, NDArray[Any]]:
             with np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
-        reason = (
-            "pickled objects are never read" if "allow_pickle" in str(error) else str(error) or type(error).__name__
-        )
-        raise DataError(
-            f"{show(source)}: cannot be read as .npz: {show(reason)}", "Write it with numpy.savez and plain arrays."
-        ) from error
+        reason = str(error) or type(error).__name__
+        if "allow_pickle" in reason:
+            reason = "pickled objects are never read"
+        message = f"{show(source)}: cannot be read as .npz: {show(reason)}"
+        raise DataError(message, "Write it with numpy.savez and plain arrays.") from error
 
 
 def _meaning(key: str) -> tuple[str, str]:
@@ -157,6 +149,6 @@ def _single(
                 f"{source}: got labels outside 0..{len(names) - 1}", "Name every class in the array classes."
             )
         return names, "single", {split: np.array(column, np.int64) for split, column in values.items()}
-    classes = tuple(sorted({str(v) for column in values.values() for v in column}, key=natural_key))
-    index = {name: k for k, name in enumerate(classes)}
-    return classes, "single", {s: np.array([index[str(v)] for v in column], np.int64) for s, column in values.items()}
+    ids = class_ids(str(v) for column in values.values() for v in column)
+    targets = {split: np.array([ids[str(v)] for v in column], np.int64) for split, column in values.items()}
+    return tuple(ids), "single", targets

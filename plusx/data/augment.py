@@ -96,6 +96,11 @@ def fill_colour(mean: Sequence[float]) -> Tensor:
     return (torch.tensor(mean) * 255).round()
 
 
+def padding(augment: AugmentConfig) -> int:
+    """Pixels around a stored image, on each side, from which random windows are cut."""
+    return augment.pad if augment.crop == "translate" else 0
+
+
 def padded(pixels: Tensor, pad: int, fill: Tensor) -> Tensor:
     """(N, H, W, C) with `pad` px of the colour `fill` (C,) on every side: zero, once the mean is subtracted."""
     n, height, width, _ = pixels.shape

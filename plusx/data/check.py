@@ -133,17 +133,11 @@ def _duplicates(dataset: Dataset, examples: list[tuple[Split, int]], seen: list[
                 {
                     "paths": [show(split.names[i]) for split, i in rows],
                     "splits": [split.name for split, _ in rows],
-                    "labels": [_label(dataset, split, i) for split, i in rows],
+                    "labels": [dataset.label(split, i) for split, i in rows],
                     "same": "bytes" if len({seen[n].content for n in members}) == 1 else "pixels",
                 }
             )
     return found
-
-
-def _label(dataset: Dataset, split: Split, i: int) -> str | list[str]:
-    if dataset.task == "multi":
-        return [dataset.classes[k] for k in np.flatnonzero(split.targets[i])]
-    return dataset.classes[int(split.targets[i])]
 
 
 def _class_warnings(dataset: Dataset) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,9 @@ Progress = Callable[[int, int], None]
 """Called with (done, total); total is 0 when nobody knows it."""
 
 MAX_LISTED = 5  # names shown in one message; the rest is a number
-SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+SPLITS = ("train", "val", "test")  # in the order of every list of them
+SPLIT_ALIASES = dict(zip(SPLITS, SPLITS, strict=True))
+SPLIT_ALIASES |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +38,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def source(self, i: int) -> str | NDArray[np.uint8]:
+        """Where the pixels of an example come from: the path of its file, or the image in memory (C, H, W)."""
+        if self.images is not None:
+            return np.asarray(self.images[i])
+        assert self.paths is not None
+        return self.paths[i]
 
     def take(self, keep: NDArray[np.bool_], name: str | None = None) -> "Split":
         """The examples where `keep` (N,) is true, in the same order."""
@@ -96,6 +97,12 @@ class Dataset:
     mirror: bool | None = None
     benchmark: bool = False
 
+    def label(self, split: Split, i: int) -> str | list[str]:
+        """The class of an example; the list of them where there may be several."""
+        if self.task == "multi":
+            return [self.classes[k] for k in np.flatnonzero(split.targets[i])]
+        return self.classes[int(split.targets[i])]
+
     @property
     def watched(self) -> Split | None:
         """The split that is evaluated during training: val, else test."""
@@ -128,6 +135,11 @@ def untrainable(dataset: Dataset) -> list[str]:
     if bare:
         problems.append(f"{plural('class', len(bare))} without images: {listed(bare)}")
     return problems
+
+
+def class_ids(names: Iterable[str]) -> dict[str, int]:
+    """Each class by its name -> its id, in natural order."""
+    return {name: k for k, name in enumerate(sorted(set(names), key=natural_key))}
 
 
 def natural_key(text: str) -> tuple[Any, ...]:

@@ -89,7 +89,6 @@ def decode_crop(
     max_pixels: int = MAX_PIXELS,
     channels: int = 3,
     background: int = 255,
-    name: str | None = None,
 ) -> Tensor:
     """Decode the part of an image that a training crop needs, as coarsely as the crop allows.
 
@@ -100,7 +99,6 @@ def decode_crop(
         max_pixels: as for `decode`.
         channels: as for `decode`.
         background: as for `decode`.
-        name: as for `decode`.
 
     A JPEG is read down to the crop and no further, so damage below it goes unnoticed here.
 
@@ -110,7 +108,7 @@ def decode_crop(
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(source, name, max_pixels) as (image, turn, data):
+    with _opened(source, None, max_pixels) as (image, turn, data):
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
@@ -143,7 +141,7 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
             raise ValueError(problem)
         if image.format == "PNG":
             image.load()  # its EXIF data may follow the pixels
-        yield image, _orientation(image), data
+        yield image, 1 if image.format == "TIFF" else orientation(image), data  # Pillow turns a TIFF by itself
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -189,9 +187,9 @@ def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:
     return ""
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is absent or unreadable. Pillow turns a TIFF by itself."""
-    if image.format == "TIFF" or not (image.format == "PNG" or "exif" in image.info or "xmp" in image.info):
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it is absent or unreadable."""
+    if not (image.format in ("PNG", "TIFF") or "exif" in image.info or "xmp" in image.info):
         return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)

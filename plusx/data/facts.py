@@ -9,7 +9,7 @@ from PIL import Image
 
 from plusx.config import DataConfig, Facts
 from plusx.data.dataset import Dataset, Split
-from plusx.data.decode import FORMATS, ORIENTATION
+from plusx.data.decode import FORMATS, orientation
 from plusx.errors import DataError, ImageError
 
 SAMPLE = 256  # files whose headers are read
@@ -37,10 +37,9 @@ def header(path: str) -> Header:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(path, "not a regular file")
         with Image.open(path, formats=FORMATS) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
-            lies = orientation in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turns a TIFF by itself
-            size = image.size[::-1] if lies else image.size
-            return Header(*size, image.mode, orientation in range(2, 9), getattr(image, "is_animated", False))
+            turn = orientation(image)
+            size = image.size[::-1] if turn >= 5 and image.format != "TIFF" else image.size  # Pillow turns a TIFF
+            return Header(*size, image.mode, turn > 1, getattr(image, "is_animated", False))
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise of every kind on hostile bytes

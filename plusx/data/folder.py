@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, natural_key, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, natural_key, plural, show
 from plusx.data.decode import EXTENSIONS
 from plusx.errors import DataError
 
@@ -25,7 +25,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     top = _subfolders(root, left_out)
     parts = _split_folders(top, root, left_out)
     trees = {name: _subfolders(path, left_out) for name, path in parts.items()} if parts else {"all": top}
-    classes = tuple(sorted({name for tree in trees.values() for name in tree}, key=natural_key))
+    classes = class_ids(name for tree in trees.values() for name in tree)
     if not classes and left_out["images outside a class folder"]:
         raise DataError(
             f"{show(root)}: got {plural('image', left_out['images outside a class folder'])} and no class folders",
@@ -33,7 +33,7 @@ def read(source: str, config: DataConfig) -> Dataset:
         )
     splits = {name: _split(name, tree, classes, root, left_out) for name, tree in trees.items()}
     notes = tuple(f"left out: {what} ({n:,})" for what, n in sorted(left_out.items()))
-    return Dataset(os.path.basename(root), root, classes, "single", splits, notes)
+    return Dataset(os.path.basename(root), root, tuple(classes), "single", splits, notes)
 
 
 def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> dict[str, str]:
@@ -55,7 +55,7 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
     if parts:
         beside = [name for name, path in top.items() if path not in parts.values()]
         left_out.update(f"folder {show(name)} beside the splits" for name in beside)
-    return {name: parts[name] for name in ("train", "val", "test") if name in parts}
+    return {name: parts[name] for name in SPLITS if name in parts}
 
 
 def hidden(name: str) -> bool:
@@ -68,16 +68,12 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _split(name: str, tree: dict[str, str], classes: tuple[str, ...], root: str, left_out: Counter[str]) -> Split:
-    paths: list[str] = []
-    targets: list[int] = []
-    for k, label in enumerate(classes):
-        if label in tree:
-            found = _walk(tree[label], root, left_out)
-            paths += found
-            targets += [k] * len(found)
+def _split(name: str, tree: dict[str, str], classes: dict[str, int], root: str, left_out: Counter[str]) -> Split:
+    found = {label: _walk(tree[label], root, left_out) for label in classes if label in tree}
+    targets = [classes[label] for label, paths in found.items() for _ in paths]
+    paths = tuple(path for paths in found.values() for path in paths)
     start = len(os.path.join(root, ""))
-    return Split(name, np.asarray(targets, np.int64), tuple(paths), tuple(p[start:] for p in paths))
+    return Split(name, np.array(targets, np.int64), paths, tuple(path[start:] for path in paths))
 
 
 def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:

@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -25,33 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.config import AugmentConfig
-from plusx.data.augment import (
-    RANDOM_CROPS,
-    crop_box,
-    crop_draws,
-    cut_out,
-    fill_colour,
-    mirror,
-    mirrored,
-    mix,
-    normalize,
-    padded,
-    resampled,
-    resize_crop,
-    shifts,
-    shifts_of_mirrored,
-    windows,
-)
+from plusx.data import augment as changes
 from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
-from plusx.data.decode import decode_crop
+from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order, share
-from plusx.data.scan import in_parallel
+from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels
 from plusx.errors import ImageError, TrainingError
 
-T = TypeVar("T")
 R = TypeVar("R")
 Ids = NDArray[np.int64]
 
@@ -89,33 +72,60 @@ class _Pixels(Protocol):
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; see `train_loader`.
+    """Shuffled and augmented batches of a split.
+
+    Arguments:
+        split: the training split.
+        preprocess: size, channels, normalisation and decoding rules.
+        augment: random changes.
+        n_classes: K of soft targets.
+        mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
+        batch: examples a step.
+        seed: of order and augmentation.
+        workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
+        device: where batches go.
+        progress: called with (done, total) while files are read into memory.
+        colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
+        rank: which part of each batch to give.
+        processes: how many share each batch.
 
     Attributes:
         n: examples in an epoch.
         steps_per_epoch: batches in an epoch.
+
+    Raises:
+        DataError: fewer than two examples for each process; in "small" mode also an ImageError for a file that
+            cannot be decoded.
     """
 
     def __init__(
         self,
-        pixels: _Pixels,
-        targets: NDArray[Any],
+        split: Split,
         preprocess: Preprocess,
         augment: AugmentConfig,
         *,
         n_classes: int,
+        mode: str | None,
         batch: int,
         seed: int,
-        device: torch.device,
-        colours: Colours | None,
-        rank: int,
-        processes: int,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+        colours: Colours | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        self._plan = batch_bounds(len(targets), batch, processes)
+        keep_freed_memory()
+        device = torch.device(device)
+        if mode == "small":
+            stored = _stored(split, preprocess, changes.padding(augment), progress).to(device)
+            self._pixels: _Pixels = _Memory(stored, preprocess.size, augment, seed)
+        else:
+            self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
+        self._plan = batch_bounds(len(split), batch, processes)
         self._rank, self._processes = rank, processes
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
-        self._pixels, self._targets = pixels, torch.from_numpy(targets)
-        self._preprocess, self._augment = preprocess, augment
+        self._targets, self._preprocess, self._augment = torch.from_numpy(split.targets), preprocess, augment
         self._n_classes, self._seed, self._device, self._colours = n_classes, seed, device, colours
         self._moving = None if preprocess.mean_image is None else MovingMean(preprocess, augment, seed, device)
 
@@ -145,60 +155,50 @@ class TrainLoader:
         pixels, mean = pixels.to(self._device, non_blocking=True), self._preprocess.mean
         if self._moving is not None:
             pixels, mean = pixels - self._moving.of(epoch, ids), (0.0,) * len(mean)
-        images = normalize(pixels, mean=mean, std=self._preprocess.std)
+        images = changes.normalize(pixels, mean=mean, std=self._preprocess.std)
         targets = self._targets[chosen].to(self._device)
         if self._colours is not None:
             shift_colours(images, self._colours.shifts(augment.colour, self._seed, epoch, ids), self._preprocess.std)
         if augment.cutout:
-            cut_out(images, augment.cutout, self._seed, epoch, ids)
+            changes.cut_out(images, augment.cutout, self._seed, epoch, ids)
         if augment.mixup or augment.cutmix:
             soft = targets if targets.ndim == 2 else F.one_hot(targets, self._n_classes).float()
-            images, targets = mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
+            images, targets = changes.mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
         first, last = self._plan.bounds(step)
         return Batch(images, targets, chosen, last - first)
 
 
+@dataclass(frozen=True)
 class _Memory:
     """All training images in memory, resized and padded once; a batch is a few tensor operations."""
 
-    def __init__(
-        self,
-        split: Split,
-        preprocess: Preprocess,
-        augment: AugmentConfig,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None,
-    ) -> None:
-        self._pad = augment.pad if augment.crop == "translate" else 0
-        self._stored = _stored(split, preprocess, self._pad, progress).to(device)
-        self._size, self._augment, self._seed = preprocess.size, augment, seed
+    stored: Tensor
+    size: int
+    augment: AugmentConfig
+    seed: int
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         for chosen in ids:
             yield chosen, self._cut(epoch, chosen)
 
     def _cut(self, epoch: int, ids: Ids) -> Tensor:
-        augment, size = self._augment, self._size
-        pixels = windows(self._stored, ids, shifts(self._pad, self._seed, epoch, ids), size)
-        if augment.crop in RANDOM_CROPS:
-            draws = crop_draws(self._seed, epoch, ids)
-            pixels = resampled(pixels, [crop_box(augment, d, size, size, size) for d in draws])
-        return mirror(pixels, mirrored(augment, self._seed, epoch, ids))
+        augment, size = self.augment, self.size
+        corners = changes.shifts(changes.padding(augment), self.seed, epoch, ids)
+        pixels = changes.windows(self.stored, ids, corners, size)
+        if augment.crop in changes.RANDOM_CROPS:
+            draws = changes.crop_draws(self.seed, epoch, ids)
+            pixels = changes.resampled(pixels, [changes.crop_box(augment, d, size, size, size) for d in draws])
+        return changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
 
 
 def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress | None) -> Tensor:
     """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
     n, side, channels = len(split), preprocess.size, preprocess.channels
-    fill = fill_colour(preprocess.mean)
+    fill = changes.fill_colour(preprocess.mean)
     if split.images is not None and preprocess.keeps(split.images.shape[1:]):
-        return padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
-    store = padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
-    if split.images is not None:
-        found: Iterator[Tensor] = (_plain_pixels(torch.from_numpy(image), preprocess) for image in split.images)
-    else:
-        assert split.paths is not None
-        found = in_parallel(lambda path: _plain_file(path, preprocess), split.paths, progress)
+        return changes.padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
+    store = changes.padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
+    found = viewed(split, preprocess, lambda image: _plain(image, preprocess), progress=progress)
     for i, pixels in enumerate(found):
         if pixels.is_floating_point() and not store.is_floating_point():
             store = store.float()
@@ -206,12 +206,7 @@ def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress |
     return store
 
 
-def _plain_file(path: str, preprocess: Preprocess) -> Tensor:
-    """A file's pixels without random changes, as `_plain_pixels`."""
-    return _plain_pixels(preprocess.decode(path), preprocess)
-
-
-def _plain_pixels(image: Tensor, preprocess: Preprocess) -> Tensor:
+def _plain(image: Tensor, preprocess: Preprocess) -> Tensor:
     """(C, H, W) as evaluation sees it, (S, S, C) in 0..255: uint8 for uint8, float32 for float32."""
     square = (preprocess.square(image) * 255).permute(1, 2, 0)
     return square if image.is_floating_point() else square.round().to(torch.uint8)
@@ -243,45 +238,45 @@ class _Cutter:
     def cut(self, task: _Task) -> Tensor:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
         augment, size = self._augment, self._preprocess.size
-        draws = crop_draws(self._seed, task.epoch, task.ids)
-        if self._images is None:
-            found = [self._of_file(path, d) for path, d in zip(task.paths, draws, strict=True)]
-        else:
-            found = [self._of_array(self._images[i], d) for i, d in zip(task.ids, draws, strict=True)]
+        draws = changes.crop_draws(self._seed, task.epoch, task.ids)
+        sources = task.paths if self._images is None else [self._images[i] for i in task.ids]
+        found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
         deep = any(f.is_floating_point() for f in found)
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
-        which = mirrored(augment, self._seed, task.epoch, task.ids)
+        which = changes.mirrored(augment, self._seed, task.epoch, task.ids)
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = padded(pixels, augment.pad, fill_colour(self._preprocess.mean))
-            corners = shifts(augment.pad, self._seed, task.epoch, task.ids)
-            corners = shifts_of_mirrored(corners, which, augment.pad)
-            pixels = windows(stored, np.arange(len(found)), corners, size)
+            stored = changes.padded(pixels, augment.pad, changes.fill_colour(self._preprocess.mean))
+            corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
+            corners = changes.shifts_of_mirrored(corners, which, augment.pad)
+            pixels = changes.windows(stored, np.arange(len(found)), corners, size)
         return pixels
 
-    def _of_file(self, path: str, draws: list[float]) -> Tensor:
+    def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
+        """(S, S, C) in 0..255 of a file or an array (C, H, W), not yet mirrored or translated."""
         rules, size = self._preprocess, self._preprocess.size
-        if self._augment.crop not in RANDOM_CROPS:
-            return _plain_file(path, rules)
-        crop = decode_crop(
-            path,
-            lambda height, width: crop_box(self._augment, draws, height, width, size),
-            size,
-            max_pixels=rules.max_pixels,
-            channels=rules.channels,
-            background=rules.background,
-        )
-        pixels = resize_crop(crop, size)
-        return pixels * 255 if pixels.is_floating_point() else pixels
 
-    def _of_array(self, array: NDArray[np.uint8], draws: list[float]) -> Tensor:
-        image, size = torch.from_numpy(array), self._preprocess.size
-        if self._augment.crop not in RANDOM_CROPS:
-            return _plain_pixels(image, self._preprocess)
-        top, left, high, wide = crop_box(self._augment, draws, image.shape[1], image.shape[2], size)
-        crop = image[:, top : top + high, left : left + wide]
-        return resize_crop(as_channels(crop, self._preprocess.channels).permute(1, 2, 0), size)
+        def choose(height: int, width: int) -> Box:
+            return changes.crop_box(self._augment, draws, height, width, size)
+
+        if self._augment.crop not in changes.RANDOM_CROPS:
+            return _plain(rules.decode(source), rules)
+        if isinstance(source, str):
+            crop = decode_crop(
+                source,
+                choose,
+                size,
+                max_pixels=rules.max_pixels,
+                channels=rules.channels,
+                background=rules.background,
+            )
+        else:
+            top, left, high, wide = choose(*source.shape[1:])
+            image = torch.from_numpy(source[:, top : top + high, left : left + wide])
+            crop = as_channels(image, rules.channels).permute(1, 2, 0)
+        pixels = changes.resize_crop(crop, size)
+        return pixels * 255 if pixels.is_floating_point() else pixels
 
 
 class _Photos:
@@ -295,8 +290,7 @@ class _Photos:
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
         if not self._workers:
-            with ThreadPoolExecutor(1) as thread:
-                yield from _ahead(thread, lambda task: (task.ids, self._cutter.cut(task)), tasks, 1)
+            yield from ahead(lambda task: (task.ids, self._cutter.cut(task)), tasks, 1, 1)
             return
         pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
         try:
@@ -413,32 +407,37 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """`map` in order with at most `count` items worked on beyond the one waited for."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 class EvalLoader:
-    """Every example exactly once, in order, as evaluation sees it; see `eval_loader`.
+    """A split's examples in order, each exactly once, through the one evaluation transform.
+
+    Arguments:
+        split: what to evaluate.
+        preprocess: the evaluation transform.
+        mode: "small" keeps the results for the next time where they take at most 1 GiB.
+        batch: examples a batch.
+        workers: decoding threads, at least one; None is one a core.
+        device: where batches go.
 
     Attributes:
         n: examples.
     """
 
     def __init__(
-        self, split: Split, preprocess: Preprocess, *, batch: int, workers: int | None, device: torch.device, keep: bool
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        *,
+        mode: str | None = None,
+        batch: int = EVAL_BATCH,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.n = len(split)
         self._split, self._preprocess = split, preprocess
-        self._batch, self._workers, self._device = batch, workers, device
+        self._batch, self._workers, self._device = batch, workers, torch.device(device)
         self._targets = torch.from_numpy(split.targets)
-        self._keep, self._kept = keep, list[Tensor]()
+        self._keep = mode == "small" and 4 * self.n * preprocess.channels * preprocess.size**2 <= KEPT_BYTES
+        self._kept: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of `batch` examples; the last may be smaller.
@@ -446,23 +445,15 @@ class EvalLoader:
         Raises:
             ImageError: a file that cannot be decoded.
         """
-        if self._kept:
-            yield from self._numbered(self._kept)
-            return
-        images, fresh = [], self._computed()
-        for batch in self._numbered(fresh):
+        kept, start = [], 0
+        for images in self._kept or self._computed():
             if self._keep:
-                images.append(batch.images.cpu())
-            yield batch
-        self._kept = images
-
-    def _numbered(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        start = 0
-        for images in batches:
+                kept.append(images)
             ids = torch.arange(start, start + len(images))
             yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids, len(ids))
             start += len(images)
         assert start == self.n, (start, self.n)
+        self._kept = kept
 
     def _computed(self) -> Iterator[Tensor]:
         split, rules = self._split, self._preprocess
@@ -472,11 +463,17 @@ class EvalLoader:
                 images = torch.from_numpy(split.images[start : start + self._batch])
                 yield rules.normalize(images.to(torch.float32).div_(255))
         else:
-            yield from _stacked(viewed(split, rules, rules, self._workers), self._batch)
+            found = viewed(split, rules, rules, self._workers)
+            while group := list(itertools.islice(found, self._batch)):
+                yield torch.stack(group)
 
 
 def viewed(
-    split: Split, preprocess: Preprocess, view: Callable[[Tensor], R], workers: int | None = None
+    split: Split,
+    preprocess: Preprocess,
+    view: Callable[[Tensor], R],
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[R]:
     """Every example once, in order, as a function of its decoded image sees it.
 
@@ -485,101 +482,16 @@ def viewed(
         preprocess: decoding rules.
         view: a function of uint8 or float32 (C, H, W).
         workers: threads that decode and view files, at least one; None is one a core.
+        progress: called with (done, total) of files.
 
     Raises:
         ImageError: a file that cannot be decoded.
     """
     if split.images is not None:
-        yield from (view(torch.from_numpy(image)) for image in split.images)
-        return
+        return (view(torch.from_numpy(image)) for image in split.images)
     assert split.paths is not None
-    workers = max(1, (os.cpu_count() or 1) if workers is None else workers)
-    # Threads: the decoder and the resize let go of the interpreter lock.
-    pool = ThreadPoolExecutor(workers, "plusx-decode")
-    try:
-        yield from _ahead(pool, lambda path: view(preprocess.decode(path)), split.paths, 4 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, progress, workers)
 
 
-def _stacked(images: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    while group := list(itertools.islice(images, batch)):
-        yield torch.stack(group)
-
-
-def train_loader(
-    split: Split,
-    preprocess: Preprocess,
-    augment: AugmentConfig,
-    *,
-    n_classes: int,
-    mode: str | None,
-    batch: int,
-    seed: int,
-    workers: int | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-    colours: Colours | None = None,
-    rank: int = 0,
-    processes: int = 1,
-) -> TrainLoader:
-    """Shuffled and augmented batches of a split.
-
-    Arguments:
-        split: the training split.
-        preprocess: size, channels, normalisation and decoding rules.
-        augment: random changes.
-        n_classes: K of soft targets.
-        mode: "small": all images in memory, resized once; "photo" (or None): decoded as they are needed.
-        batch: examples a step.
-        seed: of order and augmentation.
-        workers: decoding processes in "photo" mode; 0, or None, decodes in a thread of this one.
-        device: where batches go.
-        progress: called with (done, total) while files are read into memory.
-        colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
-        rank: which part of each batch to give.
-        processes: how many share each batch.
-
-    Raises:
-        DataError: fewer than two examples for each process; in "small" mode also an ImageError for a file that
-            cannot be decoded.
-    """
-    keep_freed_memory()
-    device = torch.device(device)
-    pixels: _Pixels
-    if mode == "small":
-        pixels = _Memory(split, preprocess, augment, seed, device, progress)
-    else:
-        pixels = _Photos(split, preprocess, augment, seed, workers or 0)
-    options = {"n_classes": n_classes, "batch": batch, "seed": seed, "rank": rank, "processes": processes}
-    return TrainLoader(pixels, split.targets, preprocess, augment, device=device, colours=colours, **options)
-
-
-def eval_loader(
-    split: Split,
-    preprocess: Preprocess,
-    *,
-    mode: str | None = None,
-    batch: int = EVAL_BATCH,
-    workers: int | None = None,
-    device: torch.device | str = "cpu",
-) -> EvalLoader:
-    """A split's examples in order, each once, through the one evaluation transform.
-
-    Arguments:
-        split: what to evaluate.
-        preprocess: the evaluation transform.
-        mode: "small" keeps the results for the next time where they take at most 1 GiB.
-        batch: examples a batch.
-        workers: decoding threads, at least one; None is one a core.
-        device: where batches go.
-    """
-    size = 4 * len(split) * preprocess.channels * preprocess.size**2
-    return EvalLoader(
-        split,
-        preprocess,
-        batch=batch,
-        workers=workers,
-        device=torch.device(device),
-        keep=mode == "small" and size <= KEPT_BYTES,
-    )
+# Whoever makes one iterates over it and asks nothing else of its class.
+train_loader, eval_loader = TrainLoader, EvalLoader

@@ -55,17 +55,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
 
 
 def _file_entry(dataset: Dataset, split: Split, findings: list[Finding]) -> dict[str, Any]:
-    labels: list[Any]
-    if dataset.task == "multi":
-        labels = [[dataset.classes[k] for k in np.flatnonzero(row)] for row in split.targets]
-    else:
-        labels = [dataset.classes[k] for k in split.targets]
-    rows = zip(split.names, labels, findings, strict=True)
-    return {
-        "n": len(split),
-        "fields": list(FIELDS),
-        "examples": [[name, label, found.size, found.sha256] for name, label, found in rows],
-    }
+    examples = [
+        [name, dataset.label(split, i), found.size, found.sha256]
+        for i, (name, found) in enumerate(zip(split.names, findings, strict=True))
+    ]
+    return {"n": len(split), "fields": list(FIELDS), "examples": examples}
 
 
 def _array_entry(split: Split) -> dict[str, Any]:

@@ -45,7 +45,6 @@ class Published:
     train: tuple[str, ...]
     test: tuple[str, ...]
     classes: tuple[str, ...]
-    mirror: bool
     parse: Callable[[list[bytes]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
     url: str
     archive: str | None
@@ -76,8 +75,9 @@ def read(spec: Published, source: str, config: DataConfig) -> Dataset:
     for name, files in (("train", spec.train), ("test", spec.test)):
         images, labels = spec.parse([_content(_present(folder, file), *spec.files[file]) for file in files])
         splits[name] = in_memory(name, images, labels.astype(np.int64))
+    # Of each of these sets a mirrored image keeps its label.
     notes = (f"{spec.name}: read from {show(str(folder))}",)
-    return Dataset(spec.name, str(folder), spec.classes, "single", splits, notes, mirror=spec.mirror, benchmark=True)
+    return Dataset(spec.name, str(folder), spec.classes, "single", splits, notes, mirror=True, benchmark=True)
 
 
 def _places(spec: Published, root: str | None) -> list[Path]:
@@ -162,7 +162,6 @@ FASHION_MNIST = Published(
     train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
     classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    mirror=True,
     parse=_parse_idx,
     url="https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
     archive=None,
@@ -183,7 +182,6 @@ CIFAR10 = Published(
     train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     test=("test_batch.bin",),
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    mirror=True,
     parse=functools.partial(_parse_cifar, label_bytes=1),
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     archive="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -209,7 +207,6 @@ CIFAR100 = Published(
     train=("train.bin",),
     test=("test.bin",),
     classes=tuple(CIFAR100_CLASSES.split()),
-    mirror=True,
     parse=functools.partial(_parse_cifar, label_bytes=2),
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     archive="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.config import AugmentConfig
-from plusx.data.augment import RANDOM_CROPS, fill_colour, mirrored, padded, shifts, shifts_of_mirrored, windows
+from plusx.data.augment import RANDOM_CROPS, fill_colour, mirrored, padded, padding, shifts, shifts_of_mirrored, windows
 from plusx.data.dataset import Progress, Split
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess
@@ -33,12 +33,7 @@ def mean_image(split: Split, rules: Preprocess, progress: Progress | None = None
     plain = replace(rules, mean=(0.0,) * rules.channels, std=(1.0,) * rules.channels, mean_image=None)
 
     def levels(i: int) -> Tensor:
-        if split.paths is not None:
-            square = plain.load(split.paths[i])
-        else:
-            assert split.images is not None
-            square = plain(torch.from_numpy(split.images[i]))
-        return square * 255  # whole numbers again, whatever 8-bit value was divided
+        return plain.load(split.source(i)) * 255  # whole numbers again, whatever 8-bit value was divided
 
     total = torch.zeros(rules.channels, rules.size, rules.size, dtype=torch.float64)
     for found in in_parallel(levels, range(len(split)), progress):
@@ -62,7 +57,7 @@ class MovingMean:
     def __init__(self, preprocess: Preprocess, augment: AugmentConfig, seed: int, device: torch.device) -> None:
         assert preprocess.mean_pixels is not None
         pixels = preprocess.mean_pixels.permute(1, 2, 0) * 255
-        self._pad = augment.pad if augment.crop == "translate" else 0
+        self._pad = padding(augment)
         both = padded(torch.stack([pixels, pixels.flip(1)]), self._pad, fill_colour(preprocess.mean))
         self._both, self._size, self._augment, self._seed = both.to(device), preprocess.size, augment, seed
 

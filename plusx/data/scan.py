@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -98,13 +99,33 @@ def screen(dataset: Dataset, config: DataConfig, on_bad_image: str, progress: Pr
     return left
 
 
-def in_parallel(function: Callable[[T], R], items: Sequence[T], progress: Progress | None) -> Iterator[R]:
-    """`map` on threads, in order; decoders and hashes let go of the interpreter lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), SLICE):
-            yield from pool.map(function, items[start : start + SLICE])
-            if progress:
-                progress(min(start + SLICE, len(items)), len(items))
+def in_parallel(
+    function: Callable[[T], R], items: Sequence[T], progress: Progress | None = None, threads: int | None = None
+) -> Iterator[R]:
+    """`map` on threads, in order, at least one of them; None is one a core."""
+    threads = max(1, (os.cpu_count() or 1) if threads is None else threads)
+    for done, result in enumerate(ahead(function, items, threads, 4 * threads), 1):
+        yield result
+        if progress and (done % SLICE == 0 or done == len(items)):
+            progress(done, len(items))
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], threads: int, count: int) -> Iterator[R]:
+    """`map` on threads, in order, with at most `count` items worked on beyond the one waited for.
+
+    Threads are enough: decoders, resizes and hashes let go of the interpreter lock.
+    """
+    pool = ThreadPoolExecutor(threads, "plusx-decode")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def file_sha256(path: str) -> str:

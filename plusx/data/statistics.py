@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.data.dataset import Progress, Split
-from plusx.data.decode import decode
 from plusx.data.sampling import order
 from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
@@ -18,8 +18,9 @@ SMALL = 64  # px: up to this network input all files are read
 SLICE = 64  # images in memory summed at a time
 BAND = 2**20  # pixels of an image summed at a time
 
-Sums = tuple[int, list[Any], list[list[Any]]]
-"""Pixels, for each channel the sum of values 0..255, and for each two channels that of their products."""
+# Pixels, for each channel the sum of values 0..255, and for each two channels that of their products: as Python's
+# numbers, which add up without end.
+Sums = tuple[int, NDArray[np.object_], NDArray[np.object_]]
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,17 @@ def channel_statistics(
     if split.paths is not None:
         paths = [split.paths[i] for i in ids]
         least = None if whole else rules.resize
-        found = in_parallel(lambda path: _file_sums(path, rules, least), paths, progress)
+        found = in_parallel(lambda path: _sums(rules.decode(path, min_side=least)), paths, progress)
     else:
         found = _array_sums(split, rules)
-    count, total = 0, [0] * rules.channels
-    products = [[0] * rules.channels for _ in total]
+    count, total = 0, np.zeros(rules.channels, object)
+    products = np.zeros((rules.channels, rules.channels), object)
     for n, sums, second in found:
-        count += n
-        total = [a + b for a, b in zip(total, sums, strict=True)]
-        products = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(products, second, strict=True)]
-    mean = tuple(t / count / 255 for t in total)
-    spread = [
-        [count * q - t * u for q, u in zip(row, total, strict=True)] for row, t in zip(products, total, strict=True)
-    ]
-    std = tuple(row[i] ** 0.5 / count / 255 if row[i] > 0 else 1.0 for i, row in enumerate(spread))
-    covariance = tuple(tuple(s / count**2 / 255**2 for s in row) for row in spread)
-    return Statistics(mean, std, covariance, notes)
+        count, total, products = count + n, total + sums, products + second
+    spread = count * products - np.outer(total, total)
+    std = tuple(s**0.5 / count / 255 if s > 0 else 1.0 for s in spread.diagonal())
+    covariance = tuple(map(tuple, spread / count**2 / 255**2))
+    return Statistics(tuple(total / count / 255), std, covariance, notes)
 
 
 def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
@@ -83,21 +79,7 @@ def sample(split: Split, rules: Preprocess, count: int) -> Tensor:
         ImageError: a file that cannot be decoded.
     """
     ids = sorted(order(len(split), 0, 0, 0, min(count, len(split))).tolist())
-    if split.paths is not None:
-        return torch.stack([rules.load(split.paths[i]) for i in ids])
-    assert split.images is not None
-    return torch.stack([rules(torch.from_numpy(split.images[i])) for i in ids])
-
-
-def _file_sums(path: str, rules: Preprocess, min_side: int | None) -> Sums:
-    image = decode(
-        path,
-        max_pixels=rules.max_pixels,
-        channels=rules.channels,
-        background=rules.background,
-        min_side=min_side,
-    )
-    return _sums(image)
+    return torch.stack([rules.load(split.source(i)) for i in ids])
 
 
 def _array_sums(split: Split, rules: Preprocess) -> Iterator[Sums]:
@@ -116,6 +98,5 @@ def _sums(pixels: Tensor) -> Sums:
         if deep:
             x *= 255
         sums, products = sums + x.sum(1), products + x @ x.T
-    # Below 2**53, so those of 8-bit values are whole numbers; Python adds them up without end.
-    kind = torch.float64 if deep else torch.int64
-    return flat.shape[1], sums.to(kind).tolist(), products.to(kind).tolist()
+    kind = torch.float64 if deep else torch.int64  # below 2**53, so those of 8-bit values are whole numbers
+    return flat.shape[1], sums.to(kind).numpy().astype(object), products.to(kind).numpy().astype(object)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, Dataset, Split, listed, natural_key, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
 from plusx.errors import DataError
 
 SEPARATOR = "|"  # between the labels of one image
@@ -33,7 +33,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     multi = listing or any(SEPARATOR in _text(v) for v in columns["label"])
     labels = [_labels(v, multi) for v in columns["label"]]
     _refuse_empty(source, paths, labels)
-    classes = tuple(sorted({label for row in labels for label in row}, key=natural_key))
+    classes = class_ids(label for row in labels for label in row)
     targets = _targets(labels, classes, multi)
     base = os.path.dirname(os.path.abspath(source))
     absolute = [os.path.normpath(os.path.join(base, p)) for p in paths]
@@ -45,7 +45,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     if missing := [p for p, full in zip(paths, absolute, strict=True) if not os.path.exists(full)]:
         faults.append(f"{len(missing):,} of {plural('file', len(paths))} do not exist: {listed(missing)}")
     name = os.path.splitext(os.path.basename(source))[0]
-    return Dataset(name, base, classes, "multi" if multi else "single", splits, tuple(notes), tuple(faults))
+    return Dataset(name, base, tuple(classes), "multi" if multi else "single", splits, tuple(notes), tuple(faults))
 
 
 def _columns(source: str) -> dict[str, list[Any]]:
@@ -95,13 +95,12 @@ def _refuse_empty(source: str, paths: list[str], labels: list[tuple[str, ...]]) 
             )
 
 
-def _targets(labels: list[tuple[str, ...]], classes: tuple[str, ...], multi: bool) -> Any:
-    index = {label: k for k, label in enumerate(classes)}
+def _targets(labels: list[tuple[str, ...]], classes: dict[str, int], multi: bool) -> Any:
     if not multi:
-        return np.array([index[row[0]] for row in labels], np.int64)
+        return np.array([classes[row[0]] for row in labels], np.int64)
     targets = np.zeros((len(labels), len(classes)), np.float32)
     for i, row in enumerate(labels):
-        targets[i, [index[label] for label in row]] = 1
+        targets[i, [classes[label] for label in row]] = 1
     return targets
 
 
@@ -114,4 +113,4 @@ def _by_split(source: str, whole: Split, cells: list[Any]) -> dict[str, Split]:
             "Rename them, or remove the column to have a split made.",
         )
     names = np.array([SPLIT_ALIASES[cell.lower()] for cell in given])
-    return {name: whole.take(names == name, name) for name in ("train", "val", "test") if (names == name).any()}
+    return {name: whole.take(names == name, name) for name in SPLITS if (names == name).any()}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.data.decode import MAX_PIXELS, Source, decode
@@ -74,21 +75,32 @@ class Preprocess:
         """uint8 0..255 or float32 0..1 (C, H, W) -> normalised float32 (C, size, size)."""
         return self.normalize(self.square(image))
 
-    def load(self, source: Source, name: str | None = None) -> Tensor:
-        """A file's path or bytes -> normalised float32 (C, size, size).
+    def load(self, source: Source | NDArray[np.uint8], name: str | None = None) -> Tensor:
+        """A file's path or bytes, or an image (C, H, W) -> normalised float32 (C, size, size).
 
         Raises:
             ImageError: the file cannot be decoded.
         """
         return self(self.decode(source, name))
 
-    def decode(self, source: Source, name: str | None = None) -> Tensor:
-        """A file's path or bytes -> (C, H, W) as `decode.decode` gives it.
+    def decode(
+        self, source: Source | NDArray[np.uint8], name: str | None = None, *, min_side: int | None = None
+    ) -> Tensor:
+        """A file's path or bytes -> (C, H, W) as `decode.decode` gives it; an image (C, H, W) as it is.
 
         Raises:
             ImageError: the file cannot be decoded.
         """
-        return decode(source, max_pixels=self.max_pixels, channels=self.channels, background=self.background, name=name)
+        if isinstance(source, np.ndarray):
+            return torch.from_numpy(source)
+        return decode(
+            source,
+            max_pixels=self.max_pixels,
+            channels=self.channels,
+            background=self.background,
+            name=name,
+            min_side=min_side,
+        )
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
         """Whether images of this shape (C, H, W) go through with neither a resize nor a crop."""

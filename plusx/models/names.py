@@ -9,25 +9,19 @@ network of section 4.2; 50 and 152 are both, so `resnet50-cifar` and `resnet152-
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+from plusx.config import ModelConfig
 from plusx.errors import ConfigError
 from plusx.models.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck, remove_norm
 from plusx.models.mlp import ResMLP
-from plusx.models.network import INITS, Network, initialise
+from plusx.models.network import Network, initialise
 from plusx.models.pooled import PooledResNet
 from plusx.models.resnet import ResNet
 
-CHOICES = {
-    "shortcut": ("A", "B", "C"),
-    "stride_in": ("1x1", "3x3"),
-    "stem": ("imagenet", "cifar", "deep"),
-    "init": INITS,
-    "norm": ("batch", "none"),
-    "norm_order": ("before", "after"),
-}
+CHOICES = {f.name: f.metadata["choices"] for f in fields(ModelConfig) if f.metadata["choices"]}
 NEEDS = {
     "shortcut": "convolutional residual blocks",
     "stride_in": "bottleneck blocks",

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from plusx.errors import ConfigError, DataError
 from plusx.models.blocks import BatchNorm, Block
 
-INITS = ("he", "he-fan-in", "xavier")
 WHITENING_FLOOR = 5e-4  # added to the variance along each eigenvector, so that faint ones are not blown up
 WHITENING_CHUNK = 250  # images whose patches are in memory at a time
 

@@ -14,19 +14,7 @@ from plusx.recipes.imagenet import imagenet_modern, imagenet_paper
 from plusx.recipes.photo import photo, photo_finetune
 from plusx.recipes.small import small
 
-__all__ = [
-    "RECIPES",
-    "Choice",
-    "Machine",
-    "Recipe",
-    "choose",
-    "default_recipe",
-    "describe",
-    "get_recipe",
-    "photo",
-    "photo_finetune",
-    "small",
-]
+__all__ = ["RECIPES", "Choice", "Machine", "choose", "default_recipe", "describe", "get_recipe", "small"]
 
 Recipe = Callable[[Facts], Config]
 

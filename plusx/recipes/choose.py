@@ -101,22 +101,15 @@ def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
 
 
 def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
-    if facts.mirror is None:
-        gray = facts.channels == 1
-        reason = (
-            "gray images may be characters, which mirroring changes" if gray else "a mirrored photo keeps its label"
+    # Alternating mirrors show both sides of every example in every two epochs, which pays in short runs.
+    mirrored = "alternate" if config.data.mode == "small" else "random"
+    if facts.mirror is not None:
+        return (
+            (mirrored, "a mirrored image keeps its label") if facts.mirror else ("none", "mirroring changes the label")
         )
-        return ("none" if gray else _mirror(config)), reason
-    return (
-        (_mirror(config), "a mirrored image keeps its label")
-        if facts.mirror
-        else ("none", "mirroring changes the label")
-    )
-
-
-def _mirror(config: Config) -> str:
-    """Alternating mirrors show both sides of every example in every two epochs, which pays in short runs."""
-    return "alternate" if config.data.mode == "small" else "random"
+    if facts.channels == 1:
+        return "none", "gray images may be characters, which mirroring changes"
+    return mirrored, "a mirrored photo keeps its label"
 
 
 def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
@@ -128,7 +121,8 @@ def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
 
 
 def _stem(config: Config, facts: Facts, machine: Machine) -> tuple[str | None, str]:
-    if config.data.mode != "small" or not _has_stem(config):
+    name = config.model.name or ""
+    if config.data.mode != "small" or name in POOLED or "mlp" in name:  # those two have no choice of stems
         return None, ""
     return "cifar", "small images keep their resolution in the first layers"
 
@@ -144,12 +138,6 @@ def _whiten(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
     if config.data.mode == "small" and "mlp" not in (config.model.name or "") and config.model.stem != "deep":
         return True, "filters that undo the correlation of neighbouring pixels save epochs; departs from the paper"
     return False, "measured on small images and stems of one convolution only"
-
-
-def _has_stem(config: Config) -> bool:
-    """Whether the network has a choice of stems: pooled and fully connected ones do not."""
-    name = config.model.name or ""
-    return name not in POOLED and "mlp" not in name
 
 
 def _warmup_error(config: Config, facts: Facts, machine: Machine) -> tuple[float, str]:

@@ -1,15 +1,7 @@
 """CIFAR-10 (section 4.2): the paper's own training, and what is known since."""
 
-from plusx.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    Facts,
-    ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
-)
+from plusx import config as configs
+from plusx.config import Config, Facts
 
 
 def cifar10_paper(facts: Facts) -> Config:
@@ -29,12 +21,12 @@ def cifar10_paper(facts: Facts) -> Config:
     """
     return Config(
         recipe="cifar10-paper",
-        data=DataConfig(mode="small", normalize="pixel"),
-        augment=AugmentConfig(crop="translate", pad=4, flip="random"),
-        model=ModelConfig(name="resnet20", zero_init_last=False, whiten_stem=False),
-        optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),
-        schedule=ScheduleConfig(name="multistep", steps=64_000, milestones=(0.5, 0.75), warmup_error=None),
-        engine=EngineConfig(batch=128, precision="fp32", select="last"),
+        data=configs.DataConfig(mode="small", normalize="pixel"),
+        augment=configs.AugmentConfig(crop="translate", pad=4, flip="random"),
+        model=configs.ModelConfig(name="resnet20", zero_init_last=False, whiten_stem=False),
+        optim=configs.OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),
+        schedule=configs.ScheduleConfig(name="multistep", steps=64_000, milestones=(0.5, 0.75), warmup_error=None),
+        engine=configs.EngineConfig(batch=128, precision="fp32", select="last"),
     )
 
 
@@ -50,10 +42,10 @@ def cifar10_modern(facts: Facts) -> Config:
     """
     return Config(
         recipe="cifar10-modern",
-        data=DataConfig(mode="small"),
-        augment=AugmentConfig(crop="translate", pad=4, flip="random"),
-        model=ModelConfig(name="resnet20", whiten_stem=False),
-        optim=OptimConfig(name="sgd", lr=0.1, weight_decay=5e-4, nesterov=True),
-        schedule=ScheduleConfig(name="cosine", epochs=200, warmup=0.02),
-        engine=EngineConfig(batch=128, select="last", precise_bn=200),
+        data=configs.DataConfig(mode="small"),
+        augment=configs.AugmentConfig(crop="translate", pad=4, flip="random"),
+        model=configs.ModelConfig(name="resnet20", whiten_stem=False),
+        optim=configs.OptimConfig(name="sgd", lr=0.1, weight_decay=5e-4, nesterov=True),
+        schedule=configs.ScheduleConfig(name="cosine", epochs=200, warmup=0.02),
+        engine=configs.EngineConfig(batch=128, select="last", precise_bn=200),
     )

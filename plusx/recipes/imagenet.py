@@ -1,15 +1,7 @@
 """ImageNet (section 4.1): the paper's own training, and the best one known since for ResNet-50."""
 
-from plusx.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    Facts,
-    ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
-)
+from plusx import config as configs
+from plusx.config import Config, Facts
 
 
 def imagenet_paper(facts: Facts) -> Config:
@@ -29,12 +21,12 @@ def imagenet_paper(facts: Facts) -> Config:
     """
     return Config(
         recipe="imagenet-paper",
-        data=DataConfig(mode="photo", size=224, resize=256, normalize="pixel"),
-        augment=AugmentConfig(crop="scale", shorter_side=(256, 480), flip="random", colour=0.1),
-        model=ModelConfig(name="resnet50", zero_init_last=False, whiten_stem=False),
-        optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),
-        schedule=ScheduleConfig(name="multistep", steps=600_000, milestones=(0.25, 0.5, 0.75)),
-        engine=EngineConfig(batch=256, precision="fp32", select="last"),
+        data=configs.DataConfig(mode="photo", size=224, resize=256, normalize="pixel"),
+        augment=configs.AugmentConfig(crop="scale", shorter_side=(256, 480), flip="random", colour=0.1),
+        model=configs.ModelConfig(name="resnet50", zero_init_last=False, whiten_stem=False),
+        optim=configs.OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),
+        schedule=configs.ScheduleConfig(name="multistep", steps=600_000, milestones=(0.25, 0.5, 0.75)),
+        engine=configs.EngineConfig(batch=256, precision="fp32", select="last"),
     )
 
 
@@ -52,10 +44,10 @@ def imagenet_modern(facts: Facts) -> Config:
     """
     return Config(
         recipe="imagenet-modern",
-        data=DataConfig(mode="photo", size=224, resize=232, normalize="imagenet"),
-        augment=AugmentConfig(crop="resized", flip="random", mixup=0.2, cutmix=1.0, cutout=56),
-        model=ModelConfig(name="resnet50-v1.5", zero_init_last=False, whiten_stem=False),
-        optim=OptimConfig(name="sgd", lr=0.5, weight_decay=2e-5, label_smoothing=0.1),
-        schedule=ScheduleConfig(name="cosine", epochs=600, warmup=5 / 600),
-        engine=EngineConfig(batch=1024, ema=0.99998, select="last"),
+        data=configs.DataConfig(mode="photo", size=224, resize=232, normalize="imagenet"),
+        augment=configs.AugmentConfig(crop="resized", flip="random", mixup=0.2, cutmix=1.0, cutout=56),
+        model=configs.ModelConfig(name="resnet50-v1.5", zero_init_last=False, whiten_stem=False),
+        optim=configs.OptimConfig(name="sgd", lr=0.5, weight_decay=2e-5, label_smoothing=0.1),
+        schedule=configs.ScheduleConfig(name="cosine", epochs=600, warmup=5 / 600),
+        engine=configs.EngineConfig(batch=1024, ema=0.99998, select="last"),
     )

@@ -2,16 +2,8 @@
 
 from dataclasses import replace
 
-from plusx.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    Facts,
-    ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
-)
+from plusx import config as configs
+from plusx.config import Config, Facts
 
 
 def photo(facts: Facts) -> Config:
@@ -28,17 +20,17 @@ def photo(facts: Facts) -> Config:
     batch = 32 if few else 256
     return Config(
         recipe="photo",
-        data=DataConfig(mode="photo", normalize="imagenet"),
-        augment=AugmentConfig(crop="resized", area=(0.25, 1.0) if few else (0.08, 1.0)),
-        model=ModelConfig(),
-        optim=OptimConfig(
+        data=configs.DataConfig(mode="photo", normalize="imagenet"),
+        augment=configs.AugmentConfig(crop="resized", area=(0.25, 1.0) if few else (0.08, 1.0)),
+        model=configs.ModelConfig(),
+        optim=configs.OptimConfig(
             name="sgd",
             lr=0.1 * batch / 256 * (2 if few else 1),
             weight_decay=5e-4 if few else 1e-4,
             label_smoothing=0.1,
         ),
-        schedule=ScheduleConfig(name="cosine", epochs=30 if facts.n_train >= 5_000 else 60, warmup=0.05),
-        engine=EngineConfig(batch=batch),
+        schedule=configs.ScheduleConfig(name="cosine", epochs=30 if facts.n_train >= 5_000 else 60, warmup=0.05),
+        engine=configs.EngineConfig(batch=batch),
     )
 
 
@@ -54,7 +46,7 @@ def photo_finetune(facts: Facts) -> Config:
     return replace(
         base,
         recipe="photo-finetune",
-        model=ModelConfig(zero_init_last=False),
+        model=configs.ModelConfig(zero_init_last=False),
         augment=replace(base.augment, area=(0.25, 1.0)),
         optim=replace(base.optim, lr=0.02, body_lr=0.1, weight_decay=1e-4),
         schedule=replace(base.schedule, epochs=15, warmup=0.1),

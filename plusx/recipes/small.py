@@ -1,15 +1,7 @@
 """Small images, up to about 64 px on a side: CIFAR, Fashion-MNIST, icons, characters, folders of thumbnails."""
 
-from plusx.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    Facts,
-    ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
-)
+from plusx import config as configs
+from plusx.config import Config, Facts
 
 BATCH = 128
 PEAK_LR = 0.2  # at a batch of 128
@@ -33,14 +25,14 @@ def small(facts: Facts) -> Config:
     steps = -(-facts.n_train // batch)
     return Config(
         recipe="small",
-        data=DataConfig(mode="small"),
-        augment=AugmentConfig(crop="translate", pad=_pad(facts)),
-        model=ModelConfig(),
-        optim=OptimConfig(
+        data=configs.DataConfig(mode="small"),
+        augment=configs.AugmentConfig(crop="translate", pad=_pad(facts)),
+        model=configs.ModelConfig(),
+        optim=configs.OptimConfig(
             name="sgd", lr=PEAK_LR * batch / BATCH, weight_decay=5e-4, nesterov=True, label_smoothing=0.1
         ),
-        schedule=ScheduleConfig(name="linear", epochs=max(15, min(100, -(-LEAST_STEPS // steps))), warmup=0.1),
-        engine=EngineConfig(batch=batch),
+        schedule=configs.ScheduleConfig(name="linear", epochs=max(15, min(100, -(-LEAST_STEPS // steps))), warmup=0.1),
+        engine=configs.EngineConfig(batch=batch),
     )
 
 

@@ -215,15 +215,12 @@ def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str
     if len(names) > MAX_CELLS:
         return None, _heatmap(shares), confused
     shades = np.ceil(shares * SHADES).astype(int)
-    cells = [
-        [
-            (f"{'d' if i == j else 'e'}{shades[i, j]}" if e.confusion[i, j] else "", int(e.confusion[i, j]))
-            for j, _ in line
-        ]
-        for i, line in enumerate([list(enumerate(names))] * len(names))
-    ]
+    rows = []
+    for i, name in enumerate(names):
+        counts = e.confusion[i].tolist()
+        kinds = [f"{'d' if i == j else 'e'}{shades[i, j]}" if count else "" for j, count in enumerate(counts)]
+        rows.append({"name": name, "cells": list(zip(kinds, counts, strict=True))})
     kind = "short" if len(names) <= 12 and max(map(len, names)) <= 6 else ""
-    rows = [{"name": n, "cells": c} for n, c in zip(names, cells, strict=True)]
     return {"names": names, "rows": rows, "kind": kind}, "", confused
 
 

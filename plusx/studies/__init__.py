@@ -22,7 +22,8 @@ from plusx.engine import Log
 from plusx.errors import ConfigError, PlusxError
 from plusx.plan import write_json
 from plusx.run import Run, cpu_settings, train
-from plusx.studies.core import Arm, Measured, Results, Study, spread, together, values, words
+from plusx.studies.core import Arm, Results, Study, spread, together, values, words
+from plusx.studies.curves import Measured
 from plusx.studies.page import write_figures, write_page
 
 BUDGETS = ("quick", "paper")

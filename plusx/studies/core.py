@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from plusx.run import Run
+from plusx.studies.curves import ERRORS, Measured, errors
 
 LEVEL = 0.05  # p-value under which a difference of means decides
 
-Points = Sequence[tuple[float, float]]
 Watch = Callable[[int, nn.Module], None]
 
 
@@ -32,17 +32,7 @@ class Arm:
     paper: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What one finished run gave.
-
-    Attributes:
-        values: numbers for the table, by measure.
-        series: lines for the figures, by measure: (x, y) with x an epoch, a layer, …
-    """
-
-    values: dict[str, float]
-    series: dict[str, Points] = field(default_factory=dict)
+Arms = Callable[[str, Path, str | None], Sequence[Arm]]  # (budget, folder for data, root of the data set) -> settings
 
 
 class Figure(NamedTuple):
@@ -90,10 +80,10 @@ class Study:
         claim: a sentence that can be false.
         claims: its parts; it holds with all of them and fails with any.
         source: where it is made.
-        measures: what the table's columns are, by name, with units.
-        arms: (budget, folder for data, root of the data set) -> settings.
-        measure: a finished run -> its numbers.
+        arms: the settings of a budget.
         figures: the charts.
+        measures: what the table's columns are, by name, with units.
+        measure: a finished run -> its numbers.
         watch: run folder -> a function called after each training step, for what only training shows.
     """
 
@@ -101,10 +91,10 @@ class Study:
     claim: str
     claims: Sequence[Claim]
     source: str
-    measures: Mapping[str, str]
-    arms: Callable[[str, Path, str | None], Sequence[Arm]]
-    measure: Callable[[Run], Measured]
+    arms: Arms
     figures: Sequence[Figure]
+    measures: Mapping[str, str] = field(default_factory=lambda: ERRORS)
+    measure: Callable[[Run], Measured] = errors
     watch: Callable[[Path], Watch] | None = None
 
 

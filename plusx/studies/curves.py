@@ -1,11 +1,27 @@
-"""What a run's own record says: errors of its last epoch and over all of them."""
+"""What a finished run gave: by default its own record, errors of the last epoch and over all of them."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from plusx.run import Run
-from plusx.studies.core import Measured
 
 ERRORS = {"train_error": "training error, %", "test_error": "test error, %"}
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one finished run gave.
+
+    Attributes:
+        values: numbers for the table, by measure.
+        series: lines for the figures, by measure: (x, y) with x an epoch, a layer, …
+    """
+
+    values: dict[str, float]
+    series: dict[str, Points] = field(default_factory=dict)
 
 
 def errors(run: Run) -> Measured:

@@ -1,38 +1,30 @@
 """How much each F(x) carries: single blocks are dropped from trained nets, without any further training."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 
 from plusx.evaluation import evaluate
 from plusx.models.probe import droppable_blocks, without_block
 from plusx.run import Run
-from plusx.studies.core import Arm, Claim, Figure, Measured, Study, limit, lower
-from plusx.studies.settings import cifar_arms
+from plusx.studies.core import Claim, Figure, Study, limit, lower
+from plusx.studies.curves import Measured
+from plusx.studies.settings import cifar_arms, named
 from plusx.studies.trained import trained
 
 STEPS = 948  # of a quick run: twelve whole epochs
-NETS = ("plain32", "resnet32")
 SMALL = 5.0  # points of error: what a block that carries little may cost
-
-
-def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
-    """Plain and residual nets."""
-    return cifar_arms(budget, folder, root, {name: [name] for name in NETS}, steps=STEPS)
 
 
 def measure(run: Run) -> Measured:
     """Test error with each block dropped in turn, in points above that of the whole net."""
-    found = trained(run)
-    module = found.network
+    classifier, network, dataset = trained(run)
 
     def error() -> float:
-        return 100 * (1 - evaluate(found.classifier, found.dataset, split=found.split).top1)
+        return 100 * (1 - evaluate(classifier, dataset, split=run.watched).top1)
 
     whole = error()
     costs = []
-    for name in droppable_blocks(module):
-        with without_block(module, name):
+    for name in droppable_blocks(network):
+        with without_block(network, name):
             costs.append(error() - whole)
     return Measured(
         values={"test_error": whole, "median_cost": median(costs), "largest_cost": max(costs)},
@@ -49,7 +41,7 @@ STUDY = Study(
         "median_cost": "error added by dropping a block, median, points",
         "largest_cost": "the same, largest",
     },
-    arms=arms,
+    arms=cifar_arms(named("plain32", "resnet32"), steps=STEPS),
     measure=measure,
     claims=(
         Claim(

@@ -11,8 +11,8 @@ from torch import nn
 
 from plusx.models.probe import gradient_norms
 from plusx.run import Run
-from plusx.studies.core import Arm, Claim, Figure, Measured, Study, Watch, limit, lower
-from plusx.studies.curves import ERRORS, errors
+from plusx.studies.core import Claim, Figure, Study, Watch, limit, lower
+from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.settings import cifar_arms
 
 FILE = "gradients.jsonl"
@@ -20,15 +20,11 @@ EVERY = 20  # steps between two records
 STEPS = 395  # of a quick run: five whole epochs
 VANISHED = 0.01  # first layers' gradient as a share of the last layers'
 
-
-def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
-    """Plain nets without batch norm, with it, and residual nets; shallow and deep."""
-    nets = {}
-    for depth in (20, 56):
-        nets[f"no-norm-{depth}"] = [f"plain{depth}", "model.norm=none", "model.init=xavier", "optim.lr=0.01"]
-        nets[f"plain-{depth}"] = [f"plain{depth}"]
-        nets[f"residual-{depth}"] = [f"resnet{depth}"]
-    return cifar_arms(budget, folder, root, nets, steps=STEPS)
+NETS = {}
+for depth in (20, 56):
+    NETS[f"no-norm-{depth}"] = [f"plain{depth}", "model.norm=none", "model.init=xavier", "optim.lr=0.01"]
+    NETS[f"plain-{depth}"] = [f"plain{depth}"]
+    NETS[f"residual-{depth}"] = [f"resnet{depth}"]
 
 
 def watch(folder: Path) -> Watch:
@@ -93,7 +89,7 @@ STUDY = Study(
         "start_share": "gradient of the first layers over that of the last, first step",
         "median_share": "the same, median through training",
     },
-    arms=arms,
+    arms=cifar_arms(NETS, steps=STEPS),
     measure=measure,
     claims=(
         Claim(

@@ -1,32 +1,19 @@
 """Degradation in fully connected nets: the notes say that F may be feed-forward."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from plusx.studies.core import Arm, Claim, Figure, Study, lower
-from plusx.studies.curves import ERRORS, errors
+from plusx.studies.core import Claim, Figure, Study, lower
 from plusx.studies.settings import cifar_arms
 
-BLOCKS, WIDTH = (4, 24), 128
-
-
-def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
-    """Plain and residual nets of a few and of many blocks of two layers."""
-    nets = {
-        f"{kind}-{blocks}": [f"{family}-{blocks}x{WIDTH}"]
-        for kind, family in (("plain", "plainmlp"), ("residual", "resmlp"))
-        for blocks in BLOCKS
-    }
-    return cifar_arms(budget, folder, root, nets)
-
+NETS = {
+    f"{kind}-{blocks}": [f"{family}-{blocks}x128"]
+    for kind, family in (("plain", "plainmlp"), ("residual", "resmlp"))
+    for blocks in (4, 24)
+}
 
 STUDY = Study(
     name="mlp",
     claim="Fully connected nets degrade with depth too, and shortcuts mend it.",
     source="Section 3.2: the notation of equation 1 holds for fully connected layers; the reader's notes",
-    measures=ERRORS,
-    arms=arms,
-    measure=errors,
+    arms=cifar_arms(NETS),
     claims=(
         Claim(
             "A deeper plain net has a higher training error.", lambda r: lower(r, "train_error", "plain-4", "plain-24")

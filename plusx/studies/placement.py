@@ -1,30 +1,18 @@
 """Where the stride of a bottleneck stands, and whether batch norm comes before or after the addition."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from plusx.studies.core import Arm, Claim, Figure, Study, lower
-from plusx.studies.curves import ERRORS, errors
+from plusx.studies.core import Claim, Figure, Study, lower
 from plusx.studies.settings import cifar_arms
 
 STEPS = 395  # of a quick run: five whole epochs
 BOTTLENECKS = ["resnet50", "model.stem=cifar", "model.width=16", "model.shortcut=B"]
-
-
-def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
-    """50 layers of bottlenecks with either stride; ResNet-20 with batch norm on either side of the addition."""
-    nets = {f"stride-in-{k}": [*BOTTLENECKS, f"model.stride_in={k}"] for k in ("1x1", "3x3")}
-    nets |= {f"norm-{order}": ["resnet20", f"model.norm_order={order}"] for order in ("before", "after")}
-    return cifar_arms(budget, folder, root, nets, steps=STEPS)
-
+STRIDES = {f"stride-in-{k}": [*BOTTLENECKS, f"model.stride_in={k}"] for k in ("1x1", "3x3")}
+NORMS = {f"norm-{order}": ["resnet20", f"model.norm_order={order}"] for order in ("before", "after")}
 
 STUDY = Study(
     name="placement",
     claim="A stride does better in the 3x3 than in the 1x1 convolution, batch norm better before the addition.",
     source='Sections 3.3 and 3.4; "v1.5" networks; He et al. 2016, arXiv 1603.05027, Table 2: 6.61 and 8.17 % error',
-    measures=ERRORS,
-    arms=arms,
-    measure=errors,
+    arms=cifar_arms(STRIDES | NORMS, steps=STEPS),
     claims=(
         Claim(
             "A stride in the 3x3 convolution gives the lower test error.",

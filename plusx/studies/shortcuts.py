@@ -1,26 +1,15 @@
 """Shortcut options A, B and C (Table 3)."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from plusx.studies.core import Arm, Claim, Figure, Study, lower
-from plusx.studies.curves import ERRORS, errors
+from plusx.studies.core import Claim, Figure, Study, lower
 from plusx.studies.settings import cifar_arms
 
-
-def arms(budget: str, folder: Path, root: str | None) -> Sequence[Arm]:
-    """A plain net, and the residual one with each option."""
-    nets = {"plain": ["plain20"]} | {f"option-{o}": ["resnet20", f"model.shortcut={o}"] for o in "ABC"}
-    return cifar_arms(budget, folder, root, nets)
-
+NETS = {"plain": ["plain20"]} | {f"option-{o}": ["resnet20", f"model.shortcut={o}"] for o in "ABC"}
 
 STUDY = Study(
     name="shortcuts",
     claim="All three shortcut options beat the plain net; B is slightly better than A, and C slightly better than B.",
     source="Section 4.1, Table 3 (34 layers on ImageNet: errors of 25.03, 24.52 and 24.19 %; plain 28.54 %)",
-    measures=ERRORS,
-    arms=arms,
-    measure=errors,
+    arms=cifar_arms(NETS),
     claims=(
         Claim("Option A beats the plain net.", lambda r: lower(r, "test_error", "option-A", "plain")),
         Claim("Option B beats the plain net.", lambda r: lower(r, "test_error", "option-B", "plain")),

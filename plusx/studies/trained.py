@@ -1,10 +1,5 @@
 """A finished run's network and the examples it was tested on."""
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
 from plusx.config import DataConfig
 from plusx.data import Dataset, open_dataset
 from plusx.modelfile import Classifier, load
@@ -13,29 +8,10 @@ from plusx.plan import read_json
 from plusx.run import Run
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The model file of a run, and its data."""
-
-    classifier: Classifier
-    dataset: Dataset
-    split: str
-
-    @property
-    def network(self) -> Network:
-        """The trained network, in evaluation mode."""
-        assert isinstance(self.classifier.module, Network), "plusx trained it"
-        return self.classifier.module
-
-    def images(self, count: int) -> Tensor:
-        """The first examples of the watched split as the network sees them, (N, C, S, S)."""
-        split = self.dataset.splits[self.split]
-        assert split.images is not None, "studies train on arrays"
-        return torch.stack([self.classifier.preprocess(torch.from_numpy(image)) for image in split.images[:count]])
-
-
-def trained(run: Run) -> Trained:
-    """What a run left behind."""
+def trained(run: Run) -> tuple[Classifier, Network, Dataset]:
+    """The model file of a run, the network in it, in evaluation mode, and the run's data."""
     recorded = read_json(run.folder / "config.json")
     config = DataConfig(**recorded["config"]["data"])
-    return Trained(load(run.folder, device="cpu"), open_dataset(recorded["request"]["data"], config), run.watched)
+    classifier = load(run.folder, device="cpu")
+    assert isinstance(classifier.module, Network), "plusx trained it"
+    return classifier, classifier.module, open_dataset(recorded["request"]["data"], config)

@@ -55,6 +55,14 @@ def test_check_finds_bad_files_of_every_kind(tmp_path: Path) -> None:
     assert all(bad["reason"] and bad["split"] in ("train", "val") for bad in report.bad)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_damaged_exif_data_spoils_no_image(tmp_path: Path, kind: str) -> None:
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    Image.new("RGB", (8, 6)).save(tmp_path / "a" / f"exif.{kind.lower()}", exif=b"Exif\0\0XX*\0")
+    assert check(str(tmp_path), CONFIG).bad == []
+    assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
+
+
 def test_check_finds_leaks_also_of_encoded_again_images(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", {"a": 10, "b": 10})
     class_folders(tmp_path / "val", {"a": 10, "b": 10}, seed=100)
