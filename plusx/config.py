@@ -221,16 +221,12 @@ def fields() -> list[dict[str, str]]:
 
 def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy with `{"section.field": value}` changed; `seed` and `recipe` have no section."""
-    top: dict[str, Any] = {}
     by_section: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
-        if section:
-            by_section.setdefault(section, {})[name] = value
-        else:
-            top[name] = value
-    for section, values in by_section.items():
-        top[section] = dataclasses.replace(getattr(config, section), **values)
+        by_section.setdefault(section, {})[name] = value
+    top = by_section.pop("", {})
+    top |= {name: dataclasses.replace(getattr(config, name), **values) for name, values in by_section.items()}
     return dataclasses.replace(config, **top)
 
 

@@ -215,9 +215,8 @@ def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Sp
             "Give data of the same kind.",
         )
     places = {name: k for k, name in enumerate(classifier.classes)}
-    counts = split.counts(len(dataset.classes))
-    unknown = [name for name, count in zip(dataset.classes, counts, strict=True) if count and name not in places]
-    if unknown:
+    present = [dataset.classes[k] for k in np.flatnonzero(split.counts(len(dataset.classes)))]
+    if unknown := [name for name in present if name not in places]:
         raise DataError(
             f"the data has {plural('class', len(unknown))} that the model does not know: {listed(unknown)}; "
             f"the model has {len(places):,}: {listed(classifier.classes)}",
@@ -229,8 +228,8 @@ def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Sp
     else:
         targets = np.zeros((len(split), len(places)), np.float32)
         targets[:, there[there >= 0]] = split.targets[:, there >= 0]
-    present = {name for name, count in zip(dataset.classes, counts, strict=True) if count}
-    return dataclasses.replace(split, targets=targets), [n for n in classifier.classes if n not in present]
+    missing = set(places) - set(present)
+    return dataclasses.replace(split, targets=targets), [name for name in classifier.classes if name in missing]
 
 
 def _called(classifier: Classifier) -> str:

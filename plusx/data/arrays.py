@@ -123,7 +123,8 @@ def _targets(
     labels = {split: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for split, a in labels.items()}
     widths = {a.shape[1] if a.ndim == 2 else 0 for a in labels.values()}
     if widths == {0} and all(a.dtype.kind in "biuUS" for a in labels.values()):
-        return _single(labels, names, source)
+        classes, ids = _single(labels, names, source)
+        return classes, "single", {split: np.array(column, np.int64) for split, column in ids.items()}
     k = max(widths)
     if len(widths) > 1 or any(a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all() for a in labels.values()):
         raise DataError(
@@ -138,17 +139,16 @@ def _targets(
 
 def _single(
     labels: dict[str, NDArray[Any]], names: tuple[str, ...], source: str
-) -> tuple[tuple[str, ...], str, dict[str, NDArray[Any]]]:
+) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """One label an image -> (classes, class ids of each split)."""
     values = {
         split: (np.char.decode(a, "utf-8", "backslashreplace") if a.dtype.kind == "S" else a).tolist()
         for split, a in labels.items()
     }
     if names and all(a.dtype.kind in "iu" for a in labels.values()):
         if any(not 0 <= v < len(names) for column in values.values() for v in column):
-            raise DataError(
-                f"{source}: got labels outside 0..{len(names) - 1}", "Name every class in the array classes."
-            )
-        return names, "single", {split: np.array(column, np.int64) for split, column in values.items()}
+            message = f"{source}: got labels outside 0..{len(names) - 1}"
+            raise DataError(message, "Name every class in the array classes.")
+        return names, values
     ids = class_ids(str(v) for column in values.values() for v in column)
-    targets = {split: np.array([ids[str(v)] for v in column], np.int64) for split, column in values.items()}
-    return tuple(ids), "single", targets
+    return tuple(ids), {split: [ids[str(v)] for v in column] for split, column in values.items()}

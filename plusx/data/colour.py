@@ -15,8 +15,6 @@ from torch import Tensor
 
 from plusx.data.sampling import Stream, uniform
 
-Row = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class Colours:
@@ -27,8 +25,8 @@ class Colours:
         vectors: the 3x3 matrix P, row by row; its columns are the eigenvectors p.
     """
 
-    values: Row
-    vectors: tuple[Row, Row, Row]
+    values: tuple[float, ...]
+    vectors: tuple[tuple[float, ...], ...]
 
     @classmethod
     def of(cls, covariance: Sequence[Sequence[float]]) -> "Colours":
@@ -36,14 +34,12 @@ class Colours:
         values, vectors = np.linalg.eigh(np.array(covariance))
         values, vectors = values[::-1], vectors[:, ::-1]
         signs = np.sign(vectors[np.argmax(np.abs(vectors) > 1e-12, axis=0), range(3)])
-        low, middle, high = (vectors * signs).tolist()
-        return cls(tuple(values.clip(0).tolist()), (tuple(low), tuple(middle), tuple(high)))
+        return cls(tuple(values.clip(0).tolist()), tuple(map(tuple, (vectors * signs).tolist())))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Colours":
         """From plain JSON values; the inverse of `dataclasses.asdict`."""
-        low, middle, high = (tuple(row) for row in plain["vectors"])
-        return cls(tuple(plain["values"]), (low, middle, high))
+        return cls(tuple(plain["values"]), tuple(map(tuple, plain["vectors"])))
 
     def shifts(self, std: float, seed: int, epoch: int, ids: NDArray[np.int64]) -> Tensor:
         """What is added to each pixel of each image, a function of (seed, epoch, id): float32 (N, 3) in 0..1 units.

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -62,13 +62,6 @@ class Batch(NamedTuple):
     targets: Tensor
     ids: Tensor
     total: int
-
-
-class _Pixels(Protocol):
-    """Where training pixels come from."""
-
-    def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
-        """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
 
 
 class TrainLoader:
@@ -119,7 +112,7 @@ class TrainLoader:
         device = torch.device(device)
         if mode == "small":
             stored = _stored(split, preprocess, changes.padding(augment), progress).to(device)
-            self._pixels: _Pixels = _Memory(stored, preprocess.size, augment, seed)
+            self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
         else:
             self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
         self._plan = batch_bounds(len(split), batch, processes)
@@ -178,6 +171,7 @@ class _Memory:
     seed: int
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
+        """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
         for chosen in ids:
             yield chosen, self._cut(epoch, chosen)
 
@@ -288,6 +282,7 @@ class _Photos:
         self._pool: _Workers | None = None  # waits here between epochs
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
+        """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
         tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
         if not self._workers:
             yield from ahead(lambda task: (task.ids, self._cutter.cut(task)), tasks, 1, 1)

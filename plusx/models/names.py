@@ -139,9 +139,8 @@ def list_models() -> list[str]:
     names = [f"resnet{d}{v}" for v in ("", "-v1.5", "-d") for d in IMAGENET if v != "-v1.5" or IMAGENET[d][0]]
     names += [f"{family}{d}" for family in ("plain", "preresnet") for d in IMAGENET]
     names += [f"resnet{d}" for d in CIFAR]
-    names += [
-        f"{family}{d}" for family in ("plain", "preresnet") for d in CIFAR[:-1]
-    ]  # 1202 layers take seconds to count
+    # 1202 layers take seconds to count.
+    names += [f"{family}{d}" for family in ("plain", "preresnet") for d in CIFAR[:-1]]
     return [*names, *POOLED, "resmlp-8x256", "plainmlp-8x256"]
 
 

@@ -33,7 +33,6 @@ MAX_CELLS = 32  # classes in a matrix of numbers; above it a picture
 MAX_CONFUSED = 10
 MAX_LIST = 60  # notices, facts, choices, commands
 THUMBNAIL = 144  # px
-THUMBNAIL_PIXELS = 50_000_000  # largest image opened for a thumbnail
 SHADES = 7
 BLUE, ORANGE = (47, 107, 208), (222, 98, 34)
 SECTIONS = {
@@ -250,7 +249,7 @@ def _picture(mistake: Mistake) -> dict[str, Any]:
 def _pixels(source: str | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) of a file or of an image (C, H, W)."""
     if isinstance(source, str):
-        image = decode(source, max_pixels=THUMBNAIL_PIXELS, channels=3, background=255)
+        image = decode(source)
         pixels: NDArray[np.uint8] = (image if image.dtype == torch.uint8 else (image * 255).round().byte()).numpy()
     else:
         pixels = source

@@ -37,17 +37,15 @@ class Chart:
 
 def curves(rows: Rows) -> list[Chart]:
     """Loss, error and learning rate over epochs, for the training examples and the watched split."""
-    splits = list(dict.fromkeys(str(row["split"]) for row in rows))
-    splits.sort(key=lambda name: name != "train")
+    splits = sorted({str(row["split"]): None for row in rows}, key=lambda name: name != "train")[:2]
+
+    def points(split: str, value: Callable[[Mapping[str, Any]], float]) -> list[Point]:
+        return [(float(row["epoch"]), value(row)) for row in rows if row["split"] == split]
 
     def lines(value: Callable[[Mapping[str, Any]], float]) -> list[Series]:
-        by_split = [(name, [row for row in rows if row["split"] == name]) for name in splits[:2]]
-        return [
-            Series(name, "a" if name == "train" else "b", [(float(row["epoch"]), value(row)) for row in of_split])
-            for name, of_split in by_split
-        ]
+        return [Series(name, "a" if name == "train" else "b", points(name, value)) for name in splits]
 
-    rate = [(float(row["epoch"]), float(row["lr"])) for row in rows if row["split"] == splits[0]] if splits else []
+    rate = points(splits[0], lambda row: float(row["lr"])) if splits else []
     return [
         line_chart("Error, %", lines(lambda row: 100 * (1 - row["top1"])), zero=True),
         line_chart("Loss", lines(lambda row: row["loss"]), zero=True),

@@ -51,12 +51,10 @@ def draw_lines(axes: Any, figure: Figure, results: Results) -> None:
         lines = [run.series[figure.measure] for run in runs if figure.measure in run.series]
         if not lines:
             continue
-        xs, ys = [x for x, _ in lines[0]], [[y for _, y in line] for line in lines]
+        xs, columns = [x for x, _ in lines[0]], list(zip(*([y for _, y in line] for line in lines), strict=True))
         colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i // len(COLOURS) % 2]
-        axes.plot(xs, [fmean(column) for column in zip(*ys, strict=True)], style, color=colour, lw=2, label=arm)
-        axes.fill_between(
-            xs, list(map(min, zip(*ys, strict=True))), list(map(max, zip(*ys, strict=True))), color=colour, alpha=0.15
-        )
+        axes.plot(xs, [fmean(column) for column in columns], style, color=colour, lw=2, label=arm)
+        axes.fill_between(xs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15)
     axes.set_xlabel(figure.x)
     axes.legend(frameon=False)
 
@@ -69,9 +67,8 @@ def draw_bars(axes: Any, figure: Figure, results: Results) -> None:
         total = spread(found)
         axes.bar(i, total.mean, yerr=total.std, color=COLOURS[i % len(COLOURS)], alpha=0.8, capsize=4)
         axes.plot([i] * len(found), found, "o", color="black", ms=3)
-    axes.set_xticks(
-        range(len(arms)), arms, rotation=20 if len(arms) > 4 else 0, ha="right" if len(arms) > 4 else "center"
-    )
+    tilt: dict[str, Any] = {"rotation": 20, "ha": "right"} if len(arms) > 4 else {}
+    axes.set_xticks(range(len(arms)), arms, **tilt)
 
 
 def write_page(path: Path, result: Any, measures: Mapping[str, str], charts: Sequence[tuple[str, Path]]) -> None:
