@@ -148,5 +148,5 @@ def _import(content: bytes, out: Path) -> str:
         done = subprocess.run(command, input=content, capture_output=True, timeout=DEADLINE, cwd=out.parent)
     except subprocess.TimeoutExpired:
         return f"it took over {DEADLINE:.0f} s"
-    told = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    return show(told)[:300] or f"exit code {done.returncode}" if done.returncode else ""
+    told = show(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])[:300]
+    return told or f"too much time or memory, exit code {done.returncode}" if done.returncode else ""

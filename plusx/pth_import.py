@@ -19,7 +19,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # what 
 DEPTH = 4  # containers in containers
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 ROOM = 1 << 30  # bytes of memory beside a few times the file
-SECONDS = 60  # of CPU time
+SECONDS = 30  # of CPU time; ResNet-152 with its optimizer takes a few
 HARMLESS = "object.__setattr__"  # the only event of PyTorch and safetensors once they are warm
 
 
