@@ -125,6 +125,14 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert lines[3:] == ["no place in this network: 1 tensor, extra", "not a weight: 1 tensor, epoch"]
 
 
+@pytest.mark.parametrize("length", [0x0280, int.from_bytes(b"PK", "little")])
+def test_a_header_as_long_as_a_pickle_begins_is_still_one(length: int, tmp_path: Path) -> None:
+    header = b'{"bn1.bias":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'.ljust(length)
+    (tmp_path / "w.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(16))
+    rows = load_weights(network(), tmp_path / "w.safetensors")
+    assert [row.name for row in rows if row.loaded] == ["bn1.bias"]
+
+
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ModelFileError, match="none of its 1 tensors fits"):
