@@ -114,7 +114,9 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="run folder; default runs/<data>")] = None,
     model: Annotated[str | None, typer.Option(help="a name from `plusx models`")] = None,
     recipe: Annotated[str | None, typer.Option(help="a name from `plusx recipes`")] = None,
-    weights: Annotated[str | None, typer.Option(help="start from a model file or a .safetensors state_dict")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="start from a run, a .safetensors or .pth file, or imagenet")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="length of the run; the schedule rescales")] = None,
     size: Annotated[int | None, typer.Option(metavar="PX", help="side of the network input")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of initialisation, order, augmentation")] = None,

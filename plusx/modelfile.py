@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,14 +47,6 @@ FILE_NAME = "model.safetensors"
 PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
-
-
-class Loaded(NamedTuple):
-    """What `load_weights` did with one tensor of the network or of the file."""
-
-    name: str
-    loaded: bool
-    why: str
 
 
 @dataclass(frozen=True)
@@ -251,12 +243,8 @@ def load(path: str | Path, *, device: str | torch.device | None = None, allow_no
     Raises:
         ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
     """
-    found = _model_path(Path(path))
-    with tensorfile.opened(found) as file:
-        header = tensorfile.read_header(file, found)
-        document = _document(header.metadata, found)
-        module = _empty_network(document["arch"], header, found)
-        tensors = _verified(tensorfile.read_tensors(file, header), document, found, allow_nonfinite)
+    found = model_path(Path(path))
+    tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
     try:
         preprocess = Preprocess.from_dict(document["preprocess"])
@@ -266,48 +254,46 @@ def load(path: str | Path, *, device: str | torch.device | None = None, allow_no
     return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
 
 
-def load_weights(module: nn.Module, path: str | Path, classes: Sequence[str] | None = None) -> list[Loaded]:
-    """Copies weights from a model file, or from any .safetensors state_dict with torchvision's names, into a network.
-
-    The head is matched by class names where the file has them: rows of classes that both know are copied, the others
-    keep their initial values. A head whose classes nobody knows is left out, unless `classes` is None.
+def read(
+    path: Path, *, foreign: bool = False, allow_nonfinite: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any], Any]:
+    """The verified tensors of a file, its document, and the network it describes, without memory for weights.
 
     Arguments:
-        module: the network to fill, with a `head_name`.
-        path: the file, or a run folder.
-        classes: names of the module's classes, in order.
-
-    Returns:
-        A row for each tensor of the network and each one of the file that has no place: loaded or not, and why.
+        path: the file.
+        foreign: accept .safetensors files of other programs, which have an empty document and no network.
+        allow_nonfinite: see `load`.
 
     Raises:
-        ModelFileError: unreadable, or nothing in it fits.
+        ModelFileError: damaged, or with values that no network can compute with.
     """
-    found = _model_path(Path(path))
-    with tensorfile.opened(found) as file:
-        header = tensorfile.read_header(file, found)
-        document = _document(header.metadata, found) if "plusx" in header.metadata else None
-        given = _verified(tensorfile.read_tensors(file, header), document, found)
-    given = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in given.items()}
-    network = unwrap(module)
-    rows = []
-    for name, tensor in network.state_dict().items():
-        if name not in given:
-            rows.append(Loaded(name, False, "not in the file"))
-        elif name.startswith(f"{network.head_name}.") and classes is not None:
-            rows.append(_load_head(name, tensor, given[name], classes, document["classes"] if document else None))
-        elif tensor.shape != given[name].shape:
-            rows.append(Loaded(name, False, f"shape {_shape(given[name])} in the file, {_shape(tensor)} here"))
-        else:
-            tensor.copy_(given[name])
-            rows.append(Loaded(name, True, ""))
-    rows += [Loaded(name, False, "no place in this network") for name in given if name not in network.state_dict()]
-    if not any(row.loaded for row in rows):
-        raise ModelFileError(
-            f"{found}: none of its {len(given)} tensors fits this network.",
-            "Choose the --model that the weights were trained for.",
-        )
-    return rows
+    document, module = {}, None
+    with tensorfile.opened(path) as file:
+        header = tensorfile.read_header(file, path)
+        if "plusx" in header.metadata or not foreign:
+            document = _document(header.metadata, path)
+            module = _empty_network(document["arch"], header, path)
+        tensors = tensorfile.read_tensors(file, header)
+    if document and tensorfile.digest(tensors) != document["tensors_sha256"]:
+        raise ModelFileError(f"{path}: damaged, the weights differ from their SHA-256.", tensorfile.COPY)
+    if (problem := tensorfile.unusable(tensors)) and not allow_nonfinite:
+        raise ModelFileError(f"{path}: refused, {problem}.", "plusx.load(path, allow_nonfinite=True) inspects it.")
+    return tensors, document, module
+
+
+def model_path(path: Path) -> Path:
+    """The file that a path names: itself, or the model file of a run folder.
+
+    Raises:
+        ModelFileError: nothing there.
+    """
+    if path.is_dir():
+        if (path / FILE_NAME).exists():
+            return path / FILE_NAME
+        raise ModelFileError(f"{path}: a folder without {FILE_NAME}.", "Give a finished run folder or a model file.")
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file or run folder.", "Give a run folder or a .safetensors model file.")
+    return path
 
 
 def versions() -> dict[str, str]:
@@ -328,50 +314,6 @@ def unwrap(module: nn.Module) -> Any:
         module = inner[0]
         children = dict(module.named_children())
     return module
-
-
-def _verified(
-    tensors: dict[str, Tensor], document: Mapping[str, Any] | None, path: Path, allow_nonfinite: bool = False
-) -> dict[str, Tensor]:
-    if document is not None and tensorfile.digest(tensors) != document["tensors_sha256"]:
-        raise ModelFileError(f"{path}: damaged, the weights differ from their SHA-256.", tensorfile.COPY)
-    if (problem := tensorfile.unusable(tensors)) and not allow_nonfinite:
-        raise ModelFileError(f"{path}: refused, {problem}.", "plusx.load(path, allow_nonfinite=True) inspects it.")
-    return tensors
-
-
-def _load_head(
-    name: str, tensor: Tensor, given: Tensor, classes: Sequence[str], given_classes: Sequence[str] | None
-) -> Loaded:
-    if given_classes is None:
-        return Loaded(name, False, "a new head: the file does not name its classes")
-    if tensor.shape[1:] != given.shape[1:]:
-        return Loaded(name, False, f"shape {_shape(given)} in the file, {_shape(tensor)} here")
-    places = {label: i for i, label in enumerate(given_classes)}
-    pairs = [(i, places[label]) for i, label in enumerate(classes) if label in places]
-    if pairs:
-        here, there = map(torch.tensor, zip(*pairs, strict=True))
-        tensor[here] = given[there].to(tensor)
-    return Loaded(name, bool(pairs), f"{len(pairs)} of {len(classes)} classes have a row in the file, by name")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _model_path(path: Path) -> Path:
-    if path.is_dir():
-        if (path / FILE_NAME).exists():
-            return path / FILE_NAME
-        raise ModelFileError(f"{path}: a folder without {FILE_NAME}.", "Give a finished run folder or a model file.")
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such file or run folder.", "Give a run folder or a .safetensors model file.")
-    if path.suffix in (".pth", ".pt", ".ckpt", ".bin", ".pkl"):
-        raise ModelFileError(
-            f"{path}: {path.suffix} files can run code and are not opened.",
-            "Convert it where you trust it: safetensors.torch.save_file(state_dict, 'weights.safetensors').",
-        )
-    return path
 
 
 def _canonical(document: Mapping[str, Any]) -> str:

@@ -58,6 +58,7 @@ from plusx.models import Network, count_macs, count_params, create_model, whiten
 from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
+from plusx.weights import load_weights, summary
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
@@ -130,7 +131,7 @@ def train(
         out: run folder; None is `runs/<data>`.
         model: a name from `plusx models`; None chooses from the data and says why.
         recipe: a name from `plusx recipes`; None likewise.
-        weights: a model file or a .safetensors state_dict to start from.
+        weights: what to start from: a run, a model file, a state_dict in .safetensors or .pth, or `imagenet`.
         epochs: length of the run; the schedule rescales.
         size: side of the network's input, px.
         seed: of initialisation, order and augmentation.
@@ -290,7 +291,7 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     preprocess, colours, notes = make_preprocess(config, dataset, log)
     network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
-        modelfile.load_weights(network, request.weights, dataset.classes)
+        load_weights(network, request.weights, dataset.classes)
     try:
         network.to(config.engine.device or "cpu")
     except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
@@ -418,8 +419,11 @@ def make_trainer(
         torch.set_num_threads(config.engine.threads)
     network = start_network(config, dataset, plan.preprocess)
     if plan.request.weights:
-        for line in loaded_lines(modelfile.load_weights(network, plan.request.weights, classes)):
+        rows = load_weights(network, plan.request.weights, classes)
+        for line in summary(rows):
             log.line(f"weights: {line}")
+        for row in (row for row in rows if row.why):
+            log.line(f"weights: {row.name}: {row.why}", to_console=False)
     common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     train_batches = train_loader(
         dataset.splits["train"],
@@ -495,13 +499,6 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
     write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
     log.line(f"probabilities are calibrated on val: temperature {temperature:.2f}")
-
-
-def loaded_lines(rows: Sequence[modelfile.Loaded]) -> list[str]:
-    """What became of each tensor of given weights: a count of those loaded, and a line for each of the others."""
-    count = sum(row.loaded for row in rows)
-    lines = [f"{count} of {len(rows)} tensors loaded"]
-    return lines + [f"{row.name}: {row.why}" for row in rows if row.why]
 
 
 def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> None:

@@ -254,7 +254,7 @@ def test_evaluation_refuses(case: str, run: Path, tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("none.safetensors", None, "no such file or run folder. Give a run folder"),
-        ("model.pt", b"PK\x03\x04" + bytes(100), ".pt files can run code and are not opened."),
+        ("model.pt", b"PK\x03\x04" + bytes(100), "not a safetensors file. Others can run code and are not opened;"),
         ("model.safetensors", b"", "the file is empty."),
         ("model.safetensors", b"hello, I am a text file", "not a safetensors file."),
     ],

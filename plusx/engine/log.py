@@ -41,10 +41,11 @@ class Log:
         self._last = (time.perf_counter(), 0)  # when the progress was last shown, and images since
         self._logged = 0  # rows that TensorBoard has
 
-    def line(self, text: str) -> None:
-        """One line for people and for log.txt; control characters show as escapes."""
+    def line(self, text: str, to_console: bool = True) -> None:
+        """One line for people and for log.txt, or for log.txt alone; control characters show as escapes."""
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        self._console.print(shown, markup=False)
+        if to_console:
+            self._console.print(shown, markup=False)
         if self._folder:
             with _clear_errors(self._folder / "log.txt") as path, path.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")

@@ -164,7 +164,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     if size == 0:
         raise ModelFileError(f"{path}: the file is empty.", COPY)
     if start[8:] != b"{":
-        raise ModelFileError(f"{path}: {_foreign(start)}", "plusx reads .safetensors files; see `load_weights`.")
+        hint = "Others can run code and are not opened; `plusx train --weights` imports .pth files."
+        raise ModelFileError(f"{path}: not a safetensors file.", hint)
     if length > size - 8:
         raise ModelFileError(f"{path}: cut off or damaged, {size} bytes with a header of {length}.", COPY)
     if length > MAX_HEADER or size > MAX_FILE:
@@ -240,12 +241,6 @@ def _entry(value: Any, base: int) -> Entry:
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor; writing to it writes the tensor."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _foreign(start: bytes) -> str:
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        return "a pickle or zip archive, which can run code; it was not opened."
-    return "not a safetensors file."
 
 
 def _umask() -> int:

@@ -1,0 +1,170 @@
+"""Weights to start from: a run, a model file, a state_dict of torchvision, timm or anyone, or ImageNet's by name.
+
+All three use the same names of parameters (see `models.resnet`), so weights go by name where the shapes agree, and a
+head's rows by class name where the file says its classes. What became of each tensor is told.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plusx import modelfile, pth
+from plusx.data.dataset import listed, plural
+from plusx.data.download import cache_folder, fetch, progress_bar
+from plusx.errors import ConfigError, DataError, ModelFileError
+
+IMAGENET = ("imagenet", "imagenet-v1", "imagenet-v2")
+PUBLISHED = ("resnet18", "resnet34", "resnet50-v1.5", "resnet101-v1.5", "resnet152-v1.5")
+UNSEEN = ("stride_in", "norm_order")  # what changes a network's answers and no shape of its tensors
+
+
+class Loaded(NamedTuple):
+    """What became of one tensor of the network or of the file; `why` begins with the reason, details after a colon."""
+
+    name: str
+    loaded: bool
+    why: str
+
+
+Given = tuple[dict[str, Tensor], Sequence[str] | None, Mapping[str, str]]
+"""Tensors by name, the classes of the head where they are known, and by name what is no tensor."""
+
+
+def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] | None = None) -> list[Loaded]:
+    """Copies weights into a network.
+
+    The head is matched by class names where the weights have them: rows of classes that both know are copied, the
+    others keep their initial values. A head whose classes nobody knows is left out, unless `classes` is None.
+
+    Arguments:
+        module: the network to fill, with a `head_name`.
+        source: a run folder, a model file, a state_dict in `.safetensors` or `.pth`; or `imagenet`, `imagenet-v1`,
+            `imagenet-v2`: what torchvision publishes for this network, downloaded once.
+        classes: names of the module's classes, in order.
+
+    Returns:
+        A row for each tensor of the network and each thing in the file that has no place: loaded or not, and why.
+
+    Raises:
+        ModelFileError: unreadable, hostile, of a network that computes something else, or nothing in it fits.
+        ConfigError: no weights of that name for this network.
+        DataError: they cannot be downloaded.
+    """
+    network = modelfile.unwrap(module)
+    source = os.fspath(source)
+    find = _imagenet if source in IMAGENET else _from_file
+    given, given_classes, skipped = find(source, network.arch)
+    given = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in given.items()}
+    here = network.state_dict()
+    head = None if classes is None else _common(classes, given_classes or ())
+    rows = [
+        _load_tensor(name, tensor, given.get(name), head if name.startswith(f"{network.head_name}.") else None)
+        for name, tensor in here.items()
+    ]
+    if not any(row.loaded for row in rows):
+        hint = "Choose the --model that the weights were trained for."
+        raise ModelFileError(f"{source}: none of its {len(given)} tensors fits this network.", hint)
+    rows += [Loaded(name, False, "no place in this network") for name in given if name not in here]
+    return rows + [Loaded(name, False, f"not a weight: {what}") for name, what in skipped.items()]
+
+
+def summary(rows: Sequence[Loaded]) -> list[str]:
+    """What became of given weights in a few lines: how many were loaded, and for each reason how many and which."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.why:
+            reasons.setdefault(row.why.partition(":")[0], []).append(row.name)
+    lines = [f"{why}: {plural('tensor', len(names))}, {listed(names)}" for why, names in reasons.items()]
+    return [f"{sum(row.loaded for row in rows)} of {len(rows)} tensors loaded", *lines]
+
+
+def _common(classes: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:
+    """Places, in both, of the classes that both have."""
+    places = {label: i for i, label in enumerate(given)}
+    return [(i, places[label]) for i, label in enumerate(classes) if label in places]
+
+
+def _load_tensor(name: str, tensor: Tensor, given: Tensor | None, rows: list[tuple[int, int]] | None) -> Loaded:
+    """Copy one tensor, or, of a head, the rows of classes that both have: their places (here, in the file)."""
+    if given is None:
+        return Loaded(name, False, "not in the file")
+    if given.shape[1:] != tensor.shape[1:] or (rows is None and given.shape != tensor.shape):
+        return Loaded(name, False, f"another shape: {list(given.shape)} in the file, {list(tensor.shape)} here")
+    if rows is None:
+        tensor.copy_(given)
+        return Loaded(name, True, "")
+    if not rows:
+        return Loaded(name, False, "a new head, for the file names none of its classes")
+    here, there = map(torch.tensor, zip(*rows, strict=True))
+    tensor[here] = given[there].to(tensor)
+    return Loaded(name, True, f"by class name: {len(rows)} of {len(tensor)} classes have a row in the file")
+
+
+def _from_file(source: str, arch: Mapping[str, Any]) -> Given:
+    path = modelfile.model_path(Path(source))
+    if pth.is_pickled(path):
+        tensors, skipped = pth.read(path)
+        return tensors, None, skipped
+    tensors, document, _ = modelfile.read(path, foreign=True)
+    _check_arch(source, document.get("arch", {}), arch)
+    return tensors, document.get("classes"), {}
+
+
+def _imagenet(source: str, arch: Mapping[str, Any]) -> Given:
+    name = next((n for n in PUBLISHED if n in (arch["name"], f"{arch['name']}-v1.5")), None)
+    if name is None:
+        message = f"--weights {source}: got the network {arch['name']}, there are weights for {', '.join(PUBLISHED)}"
+        raise ConfigError(message, "Choose one of them with --model.")
+    _check_arch(source, {"name": name, "stride_in": "3x3", "norm_order": "before"}, arch)
+    weights = published(source, name)
+    tensors, skipped = pth.read(*_download(weights.url, int(weights.meta["_file_size"] + 1) << 20))
+    return tensors, weights.meta["categories"], skipped
+
+
+def published(source: str, name: str) -> Any:
+    """What torchvision publishes for one of `PUBLISHED` under a name of `IMAGENET`: weights with `url` and `meta`.
+
+    Raises:
+        ConfigError: nothing; the message says which names there are.
+    """
+    from torchvision.models import get_model_weights  # no other source needs its networks
+
+    versions = get_model_weights(name.removesuffix("-v1.5"))
+    found = {"imagenet": versions.DEFAULT} | {f"imagenet-{w.name[-2:].lower()}": w for w in versions}
+    if source not in found:
+        raise ConfigError(f"--weights {source}: {name} has {', '.join(found)}", "Choose one of them.")
+    return found[source]
+
+
+def _check_arch(source: str, given: Mapping[str, Any], arch: Mapping[str, Any]) -> None:
+    """Refuse weights that would fit by shape and compute something else."""
+    differ = [key for key in UNSEEN if key in given and key in arch and given[key] != arch[key]]
+    if differ:
+        theirs = " ".join(f"--set model.{key}={given[key]}" for key in differ)
+        message = f"{source}: weights of a network with another {' and '.join(differ)} than {arch['name']} here."
+        raise ModelFileError(message, f"Choose --model {given['name']}, or add {theirs}.")
+
+
+def _download(url: str, limit: int) -> tuple[Path, str, str]:
+    """The file in the cache, the start of its SHA-256 that its name publishes, `-f37072fd.pth`, and all of it."""
+    target = cache_folder() / "weights" / url.rpartition("/")[2]
+    record, digits = target.with_suffix(".sha256"), target.stem.rpartition("-")[2]
+
+    def verify(path: Path) -> None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(digits):
+            raise DataError(f"{url}: got the SHA-256 {found}, expected {digits}…", "Try again.")
+        record.write_text(found)
+
+    if not target.exists():
+        hint = f"Bring it from elsewhere and give the file: --weights {target.name}"
+        with progress_bar(target.name) as progress:
+            fetch(url, target, limit=limit, verify=verify, hint=hint, progress=progress)
+    return target, digits, record.read_text(errors="replace") if record.exists() else "no record of it"
