@@ -1,0 +1,83 @@
+"""What ranks share, without starting any."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from plusx.data.dataset import Split
+from plusx.data.sampling import batch_bounds, share
+from plusx.engine.distributed import World
+from plusx.engine.synced import SyncedBatchNorm, synchronize
+from plusx.errors import DataError
+
+
+@pytest.mark.parametrize("n", [4, 5, 16, 17, 129])
+@pytest.mark.parametrize("size", [1, 2])
+def test_shares_of_a_step_are_disjoint_complete_and_pairs(n: int, size: int) -> None:
+    parts = [share(100, 100 + n, rank, size) for rank in range(size)]
+    assert [i for part in parts for i in range(*part)] == list(range(100, 100 + n))
+    assert all((first - 100) % 2 == 0 and last - first >= 2 for first, last in parts)
+
+
+@pytest.mark.parametrize(("n", "size"), [(4096 * 2, 4096), (100_003, 4096)])
+def test_shares_of_thousands_of_ranks_are_as_equal_as_pairs_allow(n: int, size: int) -> None:
+    lengths = [last - first for first, last in (share(0, n, rank, size) for rank in range(size))]
+    assert sum(lengths) == n
+    assert max(lengths) - min(lengths) <= 3
+
+
+def test_too_many_processes_for_a_batch_are_refused() -> None:
+    batch_bounds(64, 16, 8)
+    with pytest.raises(DataError, match=r"a step of 16 examples is too small for 9 processes"):
+        batch_bounds(64, 16, 9)
+    with pytest.raises(DataError, match=r"a step of 9 examples"):
+        batch_bounds(57, 16, 8)
+
+
+@pytest.mark.parametrize(("n", "size"), [(7, 4), (300, 3), (1, 2), (1000, 1)])
+def test_parts_of_a_split_are_whole_batches_each_once(n: int, size: int) -> None:
+    split = Split("val", np.arange(n), None, tuple(map(str, range(n))), np.zeros((n, 1, 2, 2), np.uint8))
+    parts = [split.part(rank, size, 16) for rank in range(size)]
+    assert [name for part in parts for name in part.names] == list(split.names)
+    assert all(part.targets[0] % 16 == 0 for part in parts if len(part))
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    world = World()
+    values = torch.ones(2)
+    assert world.total(values) is values
+    assert world.highest(3, 0) == [3, 0]
+    world.compare({"a": "1"})
+    with world.in_order("topic"):
+        assert world.leads
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_synchronised_batch_norm_of_one_process_is_batch_norm(group: None) -> None:
+    torch.manual_seed(0)
+    plain, synced = (nn.Sequential(nn.BatchNorm2d(5)) for _ in range(2))
+    nn.init.normal_(plain[0].weight)
+    synced.load_state_dict(plain.state_dict())
+    assert isinstance(synchronize(synced)[0], SyncedBatchNorm)
+    for _ in range(3):
+        x = 3 * torch.randn(4, 5, 6, 6) + 2
+        pair = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+        outputs = [net(one) for net, one in zip((plain, synced), pair, strict=True)]
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+        for out in outputs:
+            out.square().mul(x).sum().backward()
+        torch.testing.assert_close(pair[1].grad, pair[0].grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(synced[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-3)
+    assert torch.equal(synced.eval()(x), synced.eval()(x))
