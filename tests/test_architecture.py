@@ -304,7 +304,7 @@ def test_network_file_fits_its_budget() -> None:
 
 def test_package_fits_its_budget() -> None:
     pages = sum(len(p.read_text().splitlines()) for p in PACKAGE.rglob("*") if p.suffix in (".html", ".css", ".js"))
-    assert sum(map(code_lines, ALL.values())) + pages <= 8000
+    assert sum(map(code_lines, ALL.values())) + pages <= 10_000
 
 
 def test_code_is_counted_without_words_about_it() -> None:
