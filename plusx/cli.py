@@ -276,10 +276,21 @@ def recipes(
 
 
 @command
-def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Show versions and devices, and check the fast paths."""
-    from plusx.doctor import examine
+def doctor(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="a run folder; without it, this machine")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine, or the files of a run.
 
+    Without RUN: versions, devices, and a self-check of the fast paths. With it: every checkpoint and the model file are
+    read in full and verified.
+    """
+    from plusx.doctor import examine, examine_run
+
+    if run is not None:
+        found = examine_run(run)
+        return _print_json(found) if as_json else _print_run_files(found)
     report = examine()
     if as_json:
         _print_json(report)
@@ -410,6 +421,16 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
             _say(f"{row['path']}: {row['error']}", stderr=True)
         else:
             _say(f"{row['path']}: " + ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"]))
+
+
+def _print_run_files(found: dict[str, Any]) -> None:
+    _say(f"{found['run']}: {'finished' if found['finished'] else 'not finished; the same command continues it'}")
+    _print_table(
+        ("file", "size", "state"),
+        ((row["file"], f"{row['bytes'] / 1e6:,.2f} MB", row["state"]) for row in found["files"]),
+    )
+    for row in found["failures"]:
+        _say(f"rank {row['rank']} failed at step {row['step']}: {row['failure'].strip().splitlines()[-1]}")
 
 
 def _print_study(result: Any) -> None:

@@ -1,17 +1,23 @@
 """What plusx finds on this machine, and a self-check of the fast paths that it would use."""
 
 import io
+import json
 import os
 import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, features
 
+from plusx import modelfile
 from plusx.data.decode import decode
+from plusx.engine import checkpoint
+from plusx.engine.distributed import FOLDER as FAILURES
+from plusx.errors import ConfigError, ModelFileError
 from plusx.models import create_model
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
@@ -30,6 +36,33 @@ def examine() -> dict[str, Any]:
         "jpeg decoder": "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg (slow)",
         "checks": [_run_check(name, check) for name, check in CHECKS.items()],
     }
+
+
+def examine_run(folder: Path) -> dict[str, Any]:
+    """What a run folder holds: `finished`, its checkpoints and model file as `files`, and `failures` of its ranks.
+
+    Every file is read in full and verified; nothing is changed. Each is `{file, bytes, ok, state}`.
+
+    Raises:
+        ConfigError: no run there.
+    """
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"{folder}: holds no run.", "Give a run folder, such as runs/photos.")
+    checkpoints = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    files = [_file_row(path, checkpoint.load) for path in checkpoints]
+    if (model := folder / modelfile.FILE_NAME).exists():
+        files.append(_file_row(model, modelfile.load))
+    failures = [json.loads(path.read_text()) for path in sorted((folder / FAILURES).glob("rank-*.json"))]
+    return {"run": str(folder), "finished": (folder / "result.json").exists(), "files": files, "failures": failures}
+
+
+def _file_row(path: Path, read: Callable[[Path], object]) -> dict[str, Any]:
+    state = "whole"
+    try:
+        read(path)
+    except ModelFileError as error:
+        state = error.message.removeprefix(f"{path}: ")
+    return {"file": path.name, "bytes": path.stat().st_size, "ok": state == "whole", "state": state}
 
 
 def _run_check(name: str, check: Callable[[], str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ FLAGS = {
 }
 ARGUMENTS = {
     "check": ["data"],
+    "doctor": ["run"],
     "evaluate": ["model", "data"],
     "predict": ["model", "paths"],
     "study": ["name"],
@@ -202,6 +204,25 @@ def test_json_of_doctor() -> None:
     found = value(plusx("doctor", "--json"))
     assert found.keys() >= {"plusx", "torch", "cpu", "checks"}
     assert all(row["ok"] for row in found["checks"])
+
+
+def test_doctor_of_a_run_says_which_files_are_whole(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    found = value(plusx("doctor", copy, "--json"))
+    assert found["finished"]
+    assert [row["state"] for row in found["files"]] == ["whole"] * len(found["files"])
+    newest = copy / "checkpoints" / found["files"][0]["file"]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    (copy / "result.json").unlink()
+    (copy / "failures").mkdir()
+    failure = {"rank": 3, "step": 7, "failure": "Traceback\nImageError: a.jpg: cut off\n"}
+    (copy / "failures" / "rank-3.json").write_text(json.dumps(failure))
+    said = plusx("doctor", copy).out
+    assert "not finished" in said
+    assert f"{newest.name}  " in said
+    assert "cut off or damaged" in said
+    assert "rank 3 failed at step 7: ImageError: a.jpg: cut off" in said
+    assert plusx("doctor", tmp_path).code == 1
 
 
 def test_json_of_study(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
-from plusx.data.sampling import batch_bounds, key, order, share
+from plusx.data.sampling import batch_bounds, key, order_at, share
 from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels
 from plusx.errors import ImageError, TrainingError
@@ -137,11 +137,10 @@ class TrainLoader:
         """The ids of each step that are this process's, some steps' order computed at a time."""
         steps = self.steps_per_epoch
         for first in range(start, steps, STEPS_AHEAD):
-            bounds = [self._plan.bounds(step) for step in range(first, min(first + STEPS_AHEAD, steps))]
-            begin = bounds[0][0]
-            ids = order(self.n, self._seed, epoch, begin, bounds[-1][1])
-            for a, b in (share(*edges, self._rank, self._processes) for edges in bounds):
-                yield ids[a - begin : b - begin]
+            soon = range(first, min(first + STEPS_AHEAD, steps))
+            shares = [share(*self._plan.bounds(step), self._rank, self._processes) for step in soon]
+            ids = order_at(self.n, self._seed, epoch, np.concatenate([np.arange(a, b) for a, b in shares]))
+            yield from np.split(ids, np.cumsum([b - a for a, b in shares])[:-1])
 
     def _batch(self, epoch: int, step: int, ids: Ids, pixels: Tensor) -> Batch:
         augment, chosen = self._augment, torch.from_numpy(ids)

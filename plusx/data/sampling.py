@@ -77,19 +77,30 @@ def uniform(seed: int, epoch: int, ids: NDArray[np.int64], stream: int, count: i
 
 
 def order(n: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Positions start..stop-1 of this epoch's random order of n examples.
+    """Positions start..stop-1 of this epoch's random order of n examples; see `order_at`."""
+    assert 0 <= start <= stop <= n, (n, start, stop)
+    return order_at(n, seed, epoch, np.arange(start, stop))
+
+
+def order_at(n: int, seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What stands at some positions of this epoch's random order of n examples.
 
     A format-preserving permutation: a Feistel network on a grid of just over n cells, applied again where it leaves
-    0..n-1, so that any slice costs time and memory of its own length.
+    0..n-1, so that positions cost time and memory of their own number.
+
+    Arguments:
+        n: examples.
+        seed: of the run.
+        epoch: counted from 0.
+        positions: (P,), each 0..n-1.
 
     Returns:
-        (stop - start,) example ids; over a whole epoch each of 0..n-1 exactly once.
+        (P,) example ids; over all positions each of 0..n-1 exactly once.
     """
-    assert 0 <= start <= stop <= n, (n, start, stop)
     rows = isqrt(max(n - 1, 0)) + 1
     columns = -(-n // rows)
     keys = [key(seed, epoch, Stream.ORDER, turn) for turn in range(_ROUNDS)]
-    cells = _shuffle(np.arange(start, stop, dtype=_UINT), rows, columns, keys)
+    cells = _shuffle(positions.astype(_UINT), rows, columns, keys)
     while (outside := np.flatnonzero(cells >= _UINT(n))).size:
         cells[outside] = _shuffle(cells[outside], rows, columns, keys)
     return cells.astype(np.int64)

@@ -2,12 +2,13 @@
 
 import itertools
 import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, uniform
+from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, order_at, share, uniform
 from plusx.errors import DataError
 
 
@@ -38,6 +39,30 @@ def test_neighbours_in_the_order_are_unrelated() -> None:
     assert abs(np.corrcoef(ids[:-1], ids[1:])[0, 1]) < 0.02
     assert abs(np.corrcoef(ids, np.arange(50_000))[0, 1]) < 0.02
     assert abs(np.corrcoef(ids, order(50_000, 1, 3, 0, 50_000))[0, 1]) < 0.02
+
+
+def test_any_positions_in_any_order() -> None:
+    positions = np.random.default_rng(0).permutation(1000)[:300]
+    assert np.array_equal(order_at(1000, 3, 5, positions), order(1000, 3, 5, 0, 1000)[positions])
+
+
+@pytest.mark.parametrize(("n", "batch", "size"), [(1003, 64, 1), (1003, 64, 2), (1003, 64, 7), (5000, 512, 100)])
+def test_ranks_share_an_epoch_without_gap_or_overlap(n: int, batch: int, size: int) -> None:
+    plan, whole = batch_bounds(n, batch, size), order(n, 0, 1, 0, n)
+    for step in range(plan.steps):
+        parts = [order_at(n, 0, 1, np.arange(*share(*plan.bounds(step), rank, size))) for rank in range(size)]
+        assert np.array_equal(np.concatenate(parts), whole[slice(*plan.bounds(step))])
+
+
+def test_the_plan_of_4096_ranks_costs_what_one_rank_needs() -> None:
+    plan = batch_bounds(10**9, 32 * 4096, 4096)
+    tracemalloc.start()
+    for step in range(0, plan.steps, 500):
+        for rank in (0, 4095):
+            positions = np.arange(*share(*plan.bounds(step), rank, 4096))
+            assert len(order_at(10**9, 0, 0, positions)) in (30, 32, 34) or step == plan.steps - 1
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
 
 
 def test_a_billion_examples_cost_what_the_slice_costs() -> None:
