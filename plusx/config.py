@@ -96,6 +96,7 @@ class ModelConfig:
     )
     init: str = option("initialiser", "he", choices=("he", "he-fan-in", "xavier"))
     zero_init_last: bool | None = option("start each block's last batch-norm scale at zero (a departure)", None)
+    whiten_input: bool = option("whiten the images by a fixed 3x3 convolution before the stem (a departure)", False)
     whiten_stem: bool | None = option("start the stem as whitening filters of the training images (a departure)", None)
 
 

@@ -54,7 +54,7 @@ from plusx.engine import (
 from plusx.engine.distributed import ALONE, World
 from plusx.errors import ConfigError, DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
-from plusx.models import Network, count_macs, count_params, create_model, whiten_stem
+from plusx.models import Network, count_macs, count_params, create_model, whiten_input, whiten_stem
 from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
@@ -375,8 +375,9 @@ def plain_preprocess(data: DataConfig) -> Preprocess:
 def start_network(config: Config, dataset: Dataset, preprocess: Preprocess) -> Network:
     """The network with its initial weights: a function of the config and, where they whiten, of the training images."""
     network = make_network(config, len(dataset.classes))
-    if config.model.whiten_stem:
-        whiten_stem(network, sample(dataset.splits["train"], preprocess, WHITENING_SAMPLE))
+    for wanted, whiten in ((config.model.whiten_input, whiten_input), (config.model.whiten_stem, whiten_stem)):
+        if wanted:
+            whiten(network, sample(dataset.splits["train"], preprocess, WHITENING_SAMPLE))
     return network
 
 
@@ -398,6 +399,7 @@ def make_network(config: Config, n_classes: int) -> Network:
         norm=m.norm,
         init=m.init,
         zero_init_last=bool(m.zero_init_last),
+        whiten_input=m.whiten_input,
     )
 
 

@@ -434,7 +434,7 @@ class Trainer:
 
 def _statistics(module: nn.Module) -> list[Tensor]:
     """The running means and variances of batch norm."""
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    return [value for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
 def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from plusx.models.describe import count_macs, count_params, describe, table
 from plusx.models.names import create_model, list_models
-from plusx.models.network import Network, set_head, whiten_stem
+from plusx.models.network import Network, set_head
 from plusx.models.probe import droppable_blocks, gradient_norms, layer_responses, without_block
+from plusx.models.whitening import whiten_input, whiten_stem
 
 __all__ = [
     "Network",
@@ -17,6 +18,7 @@ __all__ = [
     "list_models",
     "set_head",
     "table",
+    "whiten_input",
     "whiten_stem",
     "without_block",
 ]

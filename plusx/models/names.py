@@ -20,6 +20,7 @@ from plusx.models.mlp import ResMLP
 from plusx.models.network import Network, initialise
 from plusx.models.pooled import PooledResNet
 from plusx.models.resnet import ResNet
+from plusx.models.whitening import Whitening
 
 CHOICES = {f.name: f.metadata["choices"] for f in fields(ModelConfig) if f.metadata["choices"]}
 NEEDS = {
@@ -68,6 +69,7 @@ def create_model(
     norm: str = "batch",
     init: str = "he",
     zero_init_last: bool = False,
+    whiten_input: bool = False,
 ) -> Network:
     """A network by name, with weights drawn from torch's global generator.
 
@@ -84,6 +86,7 @@ def create_model(
         norm: `batch`, or `none`: a learned shift per channel in the place of every batch norm.
         init: `he` (fan-out), `he-fan-in` or `xavier`.
         zero_init_last: start the last batch norm's scale of every residual branch at zero.
+        whiten_input: a fixed convolution before the stem, the identity until `whiten_input` sets it from images.
 
     None keeps what the name stands for. `create_model(**network.arch)` rebuilds a network.
 
@@ -103,6 +106,9 @@ def create_model(
     if norm == "none":
         remove_norm(network)
     initialise(network, init, zero_init_last)
+    if whiten_input:
+        network.whitening = Whitening(in_channels)
+        start["whiten_input"] = True
     network.arch = {"name": name, **ends, **options, **start}
     return network
 

@@ -4,14 +4,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plusx.errors import ConfigError, DataError
 from plusx.models.blocks import BatchNorm, Block
-
-WHITENING_FLOOR = 5e-4  # added to the variance along each eigenvector, so that faint ones are not blown up
-WHITENING_CHUNK = 250  # images whose patches are in memory at a time
+from plusx.models.whitening import Whitening
 
 
 class Network(nn.Module, ABC):
@@ -26,6 +23,11 @@ class Network(nn.Module, ABC):
     total_stride: int  # pixels of the image per position of the last stage's output
     stages: tuple[str, ...]  # names of the submodules between stem and head, in order
     fc: nn.Linear
+    whitening: Whitening | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module("whitening", None)
 
     @abstractmethod
     def stem(self, x: Tensor) -> Tensor:
@@ -41,8 +43,7 @@ class Network(nn.Module, ABC):
         Raises:
             DataError: images that this network cannot take.
         """
-        self.check(x)
-        x = self.stem(x)
+        x = self.stem(self.enter(x))
         for name in self.stages:
             x = self.get_submodule(name)(x)
         return self.head(x)
@@ -53,8 +54,7 @@ class Network(nn.Module, ABC):
         Raises:
             DataError: images that this network cannot take.
         """
-        self.check(x)
-        x = self.stem(x)
+        x = self.stem(self.enter(x))
         outputs = {"stem": x}
         for name in self.stages:
             x = outputs[name] = self.get_submodule(name)(x)
@@ -64,6 +64,11 @@ class Network(nn.Module, ABC):
         """The last stage's output -> logits (N, K)."""
         logits: Tensor = self.fc(self.pool(x))
         return logits
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) as the stem gets them, whitened where the network has a whitening."""
+        self.check(x)
+        return x if self.whitening is None else self.whitening(x)
 
     def check(self, x: Tensor) -> None:
         """Refuse, in words, images that would fail deep inside the network."""
@@ -113,38 +118,6 @@ def initialise(network: Network, init: str, zero_init_last: bool) -> None:
                 )
         if zero_init_last and isinstance(module, Block):
             nn.init.zeros_(module.get_parameter(f"{module.last_norm}.weight"))
-
-
-def whiten_stem(network: Network, images: Tensor) -> None:
-    """Start the first convolution as filters whose outputs on its input's patches are uncorrelated, of variance 1.
-
-    Each filter is an eigenvector of the patches' covariance over the root of its eigenvalue; the strongest come first,
-    each followed by its negative, so that ReLU loses nothing of it. What filters are left keep their weights. All of
-    them train on. A departure, after the frozen ones of D. Page's and K. Jordan's CIFAR-10 networks (arXiv 2404.00498).
-
-    Arguments:
-        network: with a single convolution as its stem.
-        images: training images (N, C, H, W), normalised.
-
-    Raises:
-        ConfigError: the stem is something else.
-    """
-    conv = getattr(network, "conv1", None)
-    if not isinstance(conv, nn.Conv2d):
-        message = f"model.whiten_stem: got True, but the stem of {network.arch['name']} is not a convolution"
-        raise ConfigError(message, "Leave it out.")
-    size = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-    second = torch.zeros(size, size, dtype=torch.float64)
-    count = 0
-    for part in torch.split(images, WHITENING_CHUNK):
-        patches = F.unfold(part, conv.kernel_size).double()  # (n, size, positions)
-        second += torch.einsum("nip,njp->ij", patches, patches)
-        count += patches.shape[0] * patches.shape[2]
-    values, vectors = torch.linalg.eigh(second / count)
-    filters = (vectors / (values + WHITENING_FLOOR).sqrt()).T.flip(0).float()
-    pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: conv.out_channels]
-    with torch.no_grad():
-        conv.weight[: len(pairs)] = pairs.view(-1, *conv.weight.shape[1:])
 
 
 def initialise_head(fc: nn.Linear, init: str) -> None:
