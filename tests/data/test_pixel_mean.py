@@ -136,7 +136,7 @@ def reference(image: Tensor, pad: int, corner: Sequence[int], flip: bool) -> Ten
 def test_training_is_the_papers_words(mode: str, flip: str, crop: str, pad: int) -> None:
     augment, zeros = AugmentConfig(crop=crop, pad=pad, flip=flip), 0
     for epoch in range(2):
-        for images, _, ids in loader(mode, crop=crop, pad=pad, flip=flip).epoch(epoch):
+        for images, _, ids, _ in loader(mode, crop=crop, pad=pad, flip=flip).epoch(epoch):
             edge = pad if crop == "translate" else 0
             corners, flips = shifts(edge, 1, epoch, ids.numpy()), mirrored(augment, 1, epoch, ids.numpy())
             given = torch.from_numpy(pixels_of(arrays()))[ids]
