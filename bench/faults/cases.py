@@ -1,0 +1,34 @@
+"""What there is to inject: each case with its tries in the quick and in the full tier."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.faults.damage import damage
+from bench.faults.kills import kills
+from bench.faults.stops import leftovers, sigterm
+from bench.faults.tiny import Result
+
+
+class Case(NamedTuple):
+    """A function of (tries, empty folder), and how often it tries in each tier."""
+
+    run: Callable[[int, Path], Result]
+    quick: int
+    full: int
+
+
+CASES = {
+    "R1": Case(kills, 2, 200),
+    "R3": Case(sigterm, 2, 100),
+    "R5": Case(damage, 220, 1100),
+    "R9": Case(leftovers, 5, 100),
+}
+UNTESTED = {
+    "C6": "an output folder that is deleted, or becomes a file, in the midst of a run; errors of NFS",
+    "C7": "shared memory that is full, a crash inside a decoding process",
+    "C8": "memory that the system refuses, a GPU out of memory",
+    "C11": "a clock that is set back in the midst of a run",
+    "E6": "rank 0 killed in the midst of a save",
+    "E7": "an address or a port that is wrong, ranks with other versions or data",
+}
