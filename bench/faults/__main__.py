@@ -1,7 +1,7 @@
 """`python -m bench.faults [quick|full] [--tries N] [NAME …]`: inject faults into training, tell what became of them.
 
 `full` writes bench/results/faults.json and docs/reliability.md; cases that are not named keep their figures, if those
-are of the same machine and versions. `quick` tries each a few times and keeps nothing. `--tries` asks for other numbers.
+are of the same machine and versions. `quick` tries each a few times and keeps nothing. `--tries` sets the number.
 """
 
 import argparse

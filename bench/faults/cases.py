@@ -4,10 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.faults.calls import calls
 from bench.faults.damage import damage
+from bench.faults.disk import full
 from bench.faults.kills import kills
 from bench.faults.stops import leftovers, sigterm
 from bench.faults.tiny import Result
+
+
+ALL = 1_000_000  # as many as there are
 
 
 class Case(NamedTuple):
@@ -20,7 +25,9 @@ class Case(NamedTuple):
 
 CASES = {
     "R1": Case(kills, 2, 200),
+    "R2": Case(calls, 3, ALL),
     "R3": Case(sigterm, 2, 100),
+    "R4": Case(full, 2, 50),
     "R5": Case(damage, 220, 1100),
     "R9": Case(leftovers, 5, 100),
 }

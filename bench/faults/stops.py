@@ -75,10 +75,10 @@ def leftovers(tries: int, folder: Path) -> Result:
         notes += [f"try {number}, {kind}, {workers} workers: {said}"] if said else []
     return Result(
         "R9",
-        "Ctrl-C once and twice, a closed terminal (SIGHUP) and SIGTERM, to the whole group, and SIGKILL to the training "
-        "process alone, with 0 and 2 decoding processes",
-        f"exit code 130, 130, 129, 143; {SECONDS:.0f} s later no process and no shared-memory file of the run; then the "
-        "bits of the undisturbed run",
+        "Ctrl-C once and twice, a closed terminal (SIGHUP) and SIGTERM, to the whole group, and SIGKILL to the "
+        "training process alone, with 0 and 2 decoding processes",
+        f"exit code 130, 130, 129, 143; {SECONDS:.0f} s later no process and no shared-memory file of the run; then "
+        "the bits of the undisturbed run",
         tries,
         passed,
         tuple(notes),

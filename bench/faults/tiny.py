@@ -1,4 +1,4 @@
-"""The run that suffers: ResNet-8, eight channels wide, three epochs of 200 small images, a checkpoint every five steps."""
+"""The run that suffers: ResNet-8, 8 channels wide, 3 epochs of 200 small images, a checkpoint every 5 steps."""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Result:
 
 
 class Ending(NamedTuple):
-    """What interruptions may not change: SHA-256 of the model file and of the newest checkpoint, and the metric rows."""
+    """What interruptions may not change: SHA-256 of model file and newest checkpoint, and the metric rows."""
 
     model: str
     checkpoint: str

@@ -126,7 +126,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
             if digest(back) != digest(plain) or text != dict(metadata):
                 raise TrainingError(f"{path}: the disk did not return what was written.", "Check the disk.")
     except (OSError, SafetensorError, ModelFileError) as error:
-        raise TrainingError(f"{path}: cannot be written: {error}", "Check the disk and its free space.") from error
+        message = f"{path}: cannot be written: {error}; it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB were free."
+        raise TrainingError(message, "Check the disk and its free space.") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

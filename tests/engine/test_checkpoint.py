@@ -154,7 +154,7 @@ def test_a_failing_disk_leaves_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing)
         if call == "fsync" or when == 1:
-            with pytest.raises(TrainingError, match=r"cannot be written: .*Input/output error"):
+            with pytest.raises(TrainingError, match=r"cannot be written: .*Input/output error; it needs \d+\.\d MB"):
                 checkpoint.save(tmp_path, 2, {}, tensors())
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None
