@@ -1,5 +1,6 @@
 """R2: every system call of a save, killed or failing, by strace."""
 
+import random
 import re
 import shutil
 import signal
@@ -30,12 +31,12 @@ class Injection(NamedTuple):
 
 
 def calls(tries: int, folder: Path) -> Result:
-    """An evaluation with its saves, once for each call on files and each fault; evenly chosen when tries are fewer."""
+    """An evaluation with its saves, once for each call on files and each fault; some at random when tries are fewer."""
     assert shutil.which("strace"), "strace is needed"
     wanted, _ = tiny.straight(folder / "straight")
     found = recorded(folder / "record")
     everything = [Injection(fault, *call) for call in found for fault in FAULTS]
-    chosen = everything if tries >= len(everything) else everything[:: -(-len(everything) // tries)]
+    chosen = random.Random("R2").sample(everything, min(tries, len(everything)))
     passed, clear, notes = 0, 0, []
     for number, injection in enumerate(chosen):
         given = tiny.orders(folder / f"call-{number}", hurt=f"step {LAST}", number=signal.SIGSTOP)
@@ -52,8 +53,8 @@ def calls(tries: int, folder: Path) -> Result:
         "R2",
         f"each of {len(found)} system calls on files in an evaluation with its saves (metric rows, model file, log, "
         "checkpoint, rotation): SIGKILL before it, EIO from it, ENOSPC from it",
-        "the newest checkpoint or the one before is whole; an error is one line that names a file, or harmless; then the "
-        "bits of the undisturbed run",
+        "the newest checkpoint or the one before is whole; an error is one line that names a file, or harmless; then "
+        "the bits of the undisturbed run",
         len(chosen),
         passed,
         (

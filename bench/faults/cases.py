@@ -11,7 +11,6 @@ from bench.faults.kills import kills
 from bench.faults.stops import leftovers, sigterm
 from bench.faults.tiny import Result
 
-
 ALL = 1_000_000  # as many as there are
 
 
