@@ -18,7 +18,6 @@ from plusx.engine import checkpoint
 
 LAST = 26  # step of an epoch: an evaluation follows it, with metric rows, model file and checkpoint
 FAULTS = ("signal=SIGKILL", "error=EIO", "error=ENOSPC")
-HARMLESS = {"mmap", "exit_group"}  # memory, not files
 
 
 class Injection(NamedTuple):
@@ -51,7 +50,7 @@ def calls(tries: int, folder: Path) -> Result:
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(call[0] for call in found).most_common())
     return Result(
         "R2",
-        f"each of {len(found)} system calls on files in an evaluation with its saves (metric rows, model file, log, "
+        f"each of {len(found)} system calls on files of the run in an evaluation with its saves (metric rows, model file, log, "
         "checkpoint, rotation): SIGKILL before it, EIO from it, ENOSPC from it",
         "the newest checkpoint or the one before is whole; an error is one line that names a file, or harmless; then "
         "the bits of the undisturbed run",
@@ -91,11 +90,11 @@ def recorded(folder: Path) -> list[tuple[str, int, str]]:
             continue
         name, rest = match.groups()
         counts[name] += 1
-        marks += name == "openat" and str(given.seen) in rest  # a step writes down what it saw
+        marks += name == "openat" and f'"{given.seen}"' in rest  # a step writes down what it saw
         if marks == 2:
             break
-        if marks == 1 and name not in HARMLESS:
-            found.append((name, counts[name], f"{name}({rest[:80]}"))
+        if marks == 1 and str(folder / "run") in rest:
+            found.append((name, counts[name], f"{name}({rest.replace(str(folder / 'run'), '…')[:120]}"))
     return found
 
 
@@ -104,7 +103,7 @@ def traced(given: tiny.Orders, trace: Path, *expressions: str) -> tuple[Child, i
     child = Child(given)
     _until(lambda: _status(child.pid, "State").startswith("T"))
     words = [word for expression in ("trace=%file,%desc", *expressions) for word in ("-e", expression)]
-    tracer = subprocess.Popen(["strace", "-f", "-qq", "-o", str(trace), *words, "-p", str(child.pid)])
+    tracer = subprocess.Popen(["strace", "-f", "-qq", "-y", "-o", str(trace), *words, "-p", str(child.pid)])
     _until(lambda: _status(child.pid, "TracerPid") != "0")
     child.send(signal.SIGCONT)
     code = child.wait()

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.faults.calls import calls
+from bench.faults.cost import cost
 from bench.faults.damage import damage
 from bench.faults.disk import full
 from bench.faults.kills import kills
+from bench.faults.matrix import matrix
 from bench.faults.stops import leftovers, sigterm
 from bench.faults.tiny import Result
 
@@ -28,7 +30,9 @@ CASES = {
     "R3": Case(sigterm, 2, 100),
     "R4": Case(full, 2, 50),
     "R5": Case(damage, 220, 1100),
+    "R6": Case(matrix, 2, ALL),
     "R9": Case(leftovers, 5, 100),
+    "R10": Case(cost, 1, 4),
 }
 UNTESTED = {
     "C6": "an output folder that is deleted, or becomes a file, in the midst of a run; errors of NFS",
