@@ -50,8 +50,8 @@ def calls(tries: int, folder: Path) -> Result:
     kinds = ", ".join(f"{count} {name}" for name, count in Counter(call[0] for call in found).most_common())
     return Result(
         "R2",
-        f"each of {len(found)} system calls on files of the run in an evaluation with its saves (metric rows, model file, log, "
-        "checkpoint, rotation): SIGKILL before it, EIO from it, ENOSPC from it",
+        f"each of {len(found)} calls on files of the run in an evaluation with its saves (metric rows, model file, "
+        "log, checkpoint, rotation): SIGKILL before it, EIO from it, ENOSPC from it",
         "the newest checkpoint or the one before is whole; an error is one line that names a file, or harmless; then "
         "the bits of the undisturbed run",
         len(chosen),

@@ -161,6 +161,22 @@ def test_a_failing_disk_leaves_the_last_checkpoint(
     assert not [name for name in names(tmp_path) if "tmp" in name]
 
 
+@pytest.mark.parametrize("call", ["mkdir", "unlink"])
+def test_a_folder_that_cannot_be_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {}, tensors())
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, failing)
+        with pytest.raises(TrainingError, match=f"{tmp_path}: cannot be changed: Input/output error"):
+            checkpoint.save(tmp_path, 3, {}, tensors())
+    found, _ = checkpoint.newest(tmp_path)
+    assert found is not None
+
+
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {}, tensors())
     for name in (".step-000000002.safetensors.tmp", ".tmpAbC123"):
