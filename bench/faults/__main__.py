@@ -55,7 +55,12 @@ def main() -> None:
     rows, failed = kept(about) if asked.tier == "full" else {}, []
     path = FIGURES if asked.tier == "full" else Path(tempfile.mkdtemp(prefix="plusx-faults-")) / "faults.json"
     for name in asked.names or CASES:
-        rows[name] = row = tried(name, asked.tries or getattr(CASES[name], asked.tier))
+        tries = asked.tries or getattr(CASES[name], asked.tier)
+        if not tries or not CASES[name].possible():
+            needs = " ".join(CASES[name].needs)
+            print(f"{name}: not tried, " + (f"`{needs}` fails here" if tries else "only in the full tier"), flush=True)
+            continue
+        rows[name] = row = tried(name, tries)
         print(
             f"{name}: {row['passed']} of {row['tries']}, {row['seconds']:.0f} s. {'; '.join(row['notes'])}", flush=True
         )

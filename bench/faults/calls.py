@@ -2,7 +2,6 @@
 
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -31,7 +30,6 @@ class Injection(NamedTuple):
 
 def calls(tries: int, folder: Path) -> Result:
     """An evaluation with its saves, once for each call on files and each fault; some at random when tries are fewer."""
-    assert shutil.which("strace"), "strace is needed"
     wanted, _ = tiny.straight(folder / "straight")
     found = recorded(folder / "record")
     everything = [Injection(fault, *call) for call in found for fault in FAULTS]

@@ -10,8 +10,10 @@ from bench.faults.cases import CASES
 from bench.faults.page import page
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
 def test_survived(name: str, tmp_path: Path) -> None:
+    if not CASES[name].possible():
+        pytest.skip(f"`{' '.join(CASES[name].needs)}` fails here")
     result = CASES[name].run(CASES[name].quick, tmp_path)
     assert result.case == name
     assert result.passed == result.tries > 0, result.notes
