@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench studies gpu golden format clean
+.PHONY: help demo test test-all lint bench studies gpu faults faults-quick golden format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train on a small folder of real images, evaluate, predict, show what to do next
 	@$(BIN)/plusx demo
@@ -37,6 +37,12 @@ studies: $(INSTALLED) ## run all nine studies at their quick budget, an hour on 
 
 gpu: $(INSTALLED) ## Table 6 and its plain twins at the paper's own budget, on a GPU; writes bench/results/gpu.json
 	@$(BIN)/python -m bench.gpu table6
+
+faults-quick: $(INSTALLED) ## inject each fault into training a few times; keeps nothing, and `make test` does it too
+	@$(BIN)/python -m bench.faults quick
+
+faults: $(INSTALLED) ## the full figures, hours; writes bench/results/faults.json and docs/reliability.md
+	@$(BIN)/python -m bench.faults full
 
 golden: $(INSTALLED) ## record the golden losses again, after a change that is meant to move them
 	@$(BIN)/python -m tests.golden

@@ -302,7 +302,8 @@ class _Workers:
     """Processes that decode ahead. Each has a pipe of its own and shares no lock, so one that dies blocks no other."""
 
     def __init__(self, cutter: _Cutter, count: int) -> None:
-        context = torch.multiprocessing.get_context()  # passes tensors through shared memory
+        # Passes tensors through shared memory. A child of a fork server would have another parent to end with.
+        context = torch.multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         self._processes, self._pipes = [], []
         # A process inherits the mask, so that no signal finds it, or the fork, halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

@@ -38,14 +38,19 @@ def save(folder: Path, step: int, document: Mapping[str, Any], tensors: Mapping[
     odd = tensorfile.unusable(tensors)
     if odd:
         raise TrainingError(f"step {step}: no checkpoint is written, {odd}.", "Lower optim.lr; the last one is good.")
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **document}, allow_nan=False).encode()
     everything = {**tensors, DOCUMENT: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     path = folder / f"step-{step:09d}.safetensors"
-    tensorfile.write(path, everything, {"sha256": tensorfile.digest(everything)})
-    older = [p for p in stored(folder) if p.name < path.name]
-    for old in older[KEPT - 1 :]:
-        old.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensorfile.write(path, everything, {"sha256": tensorfile.digest(everything)})
+        older = [p for p in stored(folder) if p.name < path.name]
+        for old in older[KEPT - 1 :]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: cannot be changed: {error.strerror}.", "Check the disk and its space."
+        ) from error
     return path
 
 

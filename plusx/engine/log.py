@@ -45,7 +45,10 @@ class Log:
         """One line for people and for log.txt, or for log.txt alone; control characters show as escapes."""
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         if to_console:
-            self._console.print(shown, markup=False)
+            try:
+                self._console.print(shown, markup=False)
+            except OSError:  # a terminal that was closed, a pipe that nobody reads: the run goes on
+                self._console.quiet = True
         if self._folder:
             with _clear_errors(self._folder / "log.txt") as path, path.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")

@@ -113,12 +113,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         TrainingError: a full disk or another failure of the file system; what was at `path` is still there.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    needed, free = sum(t.nbytes for t in plain.values()) + MAX_HEADER, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise TrainingError(
-            f"{path}: disk full, needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free.", "Free some space and retry."
-        )
+    needed = sum(t.nbytes for t in plain.values()) + MAX_HEADER
     try:
+        if needed > (free := shutil.disk_usage(path.parent).free):
+            message = f"{path}: disk full, needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free."
+            raise TrainingError(message, "Free some space and retry.")
         with replacing(path) as temporary:
             save_file(plain, temporary, dict(metadata))
             _sync(temporary)
@@ -126,7 +125,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
             if digest(back) != digest(plain) or text != dict(metadata):
                 raise TrainingError(f"{path}: the disk did not return what was written.", "Check the disk.")
     except (OSError, SafetensorError, ModelFileError) as error:
-        raise TrainingError(f"{path}: cannot be written: {error}", "Check the disk and its free space.") from error
+        message = f"{path}: cannot be written: {error}; it needs {needed / 1e6:.1f} MB."
+        raise TrainingError(message, "Check the disk and its free space.") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

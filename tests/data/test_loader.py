@@ -68,6 +68,14 @@ CROPS = [
 ]
 
 
+def test_workers_live_where_python_would_not_fork(arrays: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 starts processes from a server, which is then their parent."""
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("forkserver")
+    )
+    assert same(make(arrays, "photo", 1, crop="none").epoch(0), make(arrays, "photo", 0, crop="none").epoch(0))
+
+
 @pytest.mark.parametrize("options", CROPS)
 def test_photos_are_the_same_with_0_1_and_3_workers(photos: Split, options: dict[str, Any]) -> None:
     alone = make(photos, "photo", 0, **options)

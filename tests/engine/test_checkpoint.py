@@ -154,11 +154,27 @@ def test_a_failing_disk_leaves_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing)
         if call == "fsync" or when == 1:
-            with pytest.raises(TrainingError, match=r"cannot be written: .*Input/output error"):
+            with pytest.raises(TrainingError, match=r"cannot be written: .*Input/output error; it needs \d+\.\d MB"):
                 checkpoint.save(tmp_path, 2, {}, tensors())
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None
     assert not [name for name in names(tmp_path) if "tmp" in name]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "unlink"])
+def test_a_folder_that_cannot_be_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {}, tensors())
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, failing)
+        with pytest.raises(TrainingError, match=f"{tmp_path}: cannot be changed: Input/output error"):
+            checkpoint.save(tmp_path, 3, {}, tensors())
+    found, _ = checkpoint.newest(tmp_path)
+    assert found is not None
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:

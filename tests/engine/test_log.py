@@ -1,5 +1,6 @@
 """What a run tells."""
 
+import contextlib
 import io
 import json
 import os
@@ -87,6 +88,16 @@ def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with pytest.raises(TrainingError, match=r"log\.txt: cannot be written: No space left"):
         Log(tmp_path, console=Console(quiet=True)).line("x")
+
+
+def test_a_terminal_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as gone:
+        log = Log(tmp_path, console=Console(file=gone))
+        for text in ("one", "two"):
+            log.line(text)
+        assert [line.split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["one", "two"]
+        with contextlib.suppress(OSError):
+            gone.close()
 
 
 def test_no_folder_writes_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Faults injected into training, and what became of them; `python -m bench.faults` runs them all."""

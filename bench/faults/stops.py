@@ -1,0 +1,134 @@
+"""R3 and R9: signals that ask a run to end, and what else can end it; nothing may stay behind."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from bench.faults import tiny
+from bench.faults.child import Child, Orders, again
+from bench.faults.tiny import Result
+
+SECONDS = 10.0  # in which a run ends, and nothing is left of it
+KINDS = ("Ctrl-C", "Ctrl-C twice", "SIGHUP", "SIGTERM", "SIGKILL")  # to the group, the last to the training process
+SHARED = Path("/dev/shm")
+
+
+def sigterm(tries: int, folder: Path) -> Result:
+    """SIGTERM at a random moment, every other time to the whole group; each tenth run has a new interpreter."""
+    draw, passed, slowest, notes = random.Random("R3"), 0, 0.0, []
+    wanted, made = tiny.straight(folder / "straight")
+    started = time.monotonic()
+    tiny.finished(tiny.orders(folder / "timed"))
+    length, number = time.monotonic() - started, 0
+    while number < tries:
+        given = tiny.orders(folder / f"stop-{number}-{draw.random()}")
+        child = Child(given, fresh=number % 10 == 9)
+        time.sleep(draw.uniform(0, length))
+        sent = time.monotonic()
+        child.send(signal.SIGTERM, group=number % 2 == 1)
+        code = child.wait(SECONDS)
+        if code == 0:
+            continue  # it was faster: no stop
+        slowest = max(slowest, time.monotonic() - sent)
+        # Before plusx listens, the signal ends Python itself, which a shell shows as 143 too.
+        allowed = {143} if tiny.steps(given) else {143, -signal.SIGTERM}
+        said = _ended(code, allowed, child) or tiny.finished(again(given)) or _same(given, wanted, made)
+        passed += not said
+        notes += [f"try {number}: {said}"] if said else []
+        number += 1
+    return Result(
+        "R3",
+        "SIGTERM at a random moment of a run, to the process or to its group, then the same command",
+        f"exit code 143 within {SECONDS:.0f} s; then every step made once, and the bits of the undisturbed run",
+        tries,
+        passed,
+        (*notes, f"the slowest exit took {slowest:.1f} s"),
+    )
+
+
+def leftovers(tries: int, folder: Path) -> Result:
+    """Ctrl-C once and twice, a closed terminal, SIGTERM, and SIGKILL, with 0 and 2 decoding processes."""
+    draw, passed, notes = random.Random("R9"), 0, []
+    codes = {"Ctrl-C": {130}, "Ctrl-C twice": {130}, "SIGHUP": {129}, "SIGTERM": {143}, "SIGKILL": {-signal.SIGKILL}}
+    endings = {}
+    for number in range(tries):
+        kind, workers = KINDS[number % len(KINDS)], (2, 0)[number // len(KINDS) % 2]
+        settings = ("data.mode=photo", f"data.workers={workers}")
+        if workers not in endings:
+            endings[workers] = tiny.straight(folder / f"straight-{workers}", settings)
+        given, before = tiny.orders(folder / f"end-{number}", settings), _shared()
+        child = Child(given)
+        step = draw.randrange(len(endings[workers][1]) - 1)
+        while child.alive() and len(tiny.steps(given)) <= step:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.05))
+        _end(child, kind)
+        said = _ended(child.wait(SECONDS), codes[kind], child) or _left(child.pid, before)
+        said = (
+            said
+            or tiny.finished(again(given))
+            or tiny.differences(folder / f"end-{number}" / "run", endings[workers][0])
+        )
+        passed += not said
+        notes += [f"try {number}, {kind}, {workers} workers: {said}"] if said else []
+    return Result(
+        "R9",
+        "Ctrl-C once and twice, a closed terminal (SIGHUP) and SIGTERM, to the whole group, and SIGKILL to the "
+        "training process alone, with 0 and 2 decoding processes",
+        f"exit code 130, 130, 129, 143; {SECONDS:.0f} s later no process and no shared-memory file of the run; then "
+        "the bits of the undisturbed run",
+        tries,
+        passed,
+        tuple(notes),
+    )
+
+
+def _end(child: Child, kind: str) -> None:
+    number = {"SIGHUP": signal.SIGHUP, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}.get(kind, signal.SIGINT)
+    child.send(number, group=kind != "SIGKILL")
+    if kind == "Ctrl-C twice":
+        time.sleep(0.02)
+        child.send(number, group=True)
+
+
+def _ended(code: int | None, allowed: set[int], child: Child) -> str:
+    if code is None:
+        return f"no end after {SECONDS:.0f} s"
+    return "" if code in allowed and "Traceback" not in child.told() else f"exit code {code}: {child.told()[-500:]}"
+
+
+def _same(given: Orders, wanted: tiny.Ending, made: list[dict[str, object]]) -> str:
+    own = tiny.steps(given)
+    if own != made:
+        return f"{len(own)} steps were made, or others, instead of {len(made)}"
+    return tiny.differences(given.seen.parent / "run", wanted)
+
+
+def _left(session: int, before: set[str]) -> str:
+    """What of a session is still there when its time is over; '' as soon as nothing is."""
+    end, files = time.monotonic() + SECONDS, _shared() - before
+    while processes := _members(session) or files:
+        if time.monotonic() > end:
+            return f"left: {processes or files}"
+        time.sleep(0.05)
+        files &= _shared() - before  # of those that were new at each look, so that other programs' do not count
+    return ""
+
+
+def _shared() -> set[str]:
+    return set(os.listdir(SHARED)) if SHARED.exists() else set()
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # it just ended
+        if int(own) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
