@@ -4,10 +4,9 @@ import functools
 import hashlib
 import io
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +23,7 @@ from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.models import create_model
 from plusx.weights import Loaded, load_weights, summary
 from tests.commands import SMALL, plusx
+from tests.serving import Quiet, serving
 
 CLASSES = ["cat", "dög", "emu"]
 RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
@@ -325,7 +325,7 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 SERVED: list[str] = []
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(Quiet, BaseHTTPRequestHandler):
     """Sends what is published, and misbehaves where the name says so."""
 
     def do_GET(self) -> None:
@@ -345,16 +345,8 @@ class Server(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    instance = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=instance.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{instance.server_port}"
-    instance.shutdown()
-    instance.server_close()
-    thread.join()
+    with serving(Server) as address:
+        yield address

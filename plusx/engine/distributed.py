@@ -100,9 +100,16 @@ class World:
             self._store.set(topic, json.dumps(value))
 
     def told(self, topic: str) -> Any:
-        """Other ranks: waits for what rank 0 tells."""
-        self._store.wait([topic], PATIENCE)
-        return json.loads(self._store.get(topic))
+        """Other ranks: waits for what rank 0 tells.
+
+        Raises:
+            RankError: the store is gone, and rank 0 with it.
+        """
+        try:
+            self._store.wait([topic], PATIENCE)
+            return json.loads(self._store.get(topic))
+        except RuntimeError as error:
+            raise self.lost() from error
 
     @contextmanager
     def in_order(self, topic: str) -> Iterator[None]:

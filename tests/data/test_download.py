@@ -4,23 +4,23 @@ import hashlib
 import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from plusx.data.download import extract, fetch, verify_sha256
 from plusx.errors import DataError
+from tests.serving import Quiet, serving
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
 HITS: list[str] = []
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(Quiet, BaseHTTPRequestHandler):
     """One path for each way to answer."""
 
     def do_GET(self) -> None:
@@ -45,19 +45,11 @@ class Server(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    instance = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=instance.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{instance.server_port}"
-    instance.shutdown()
-    instance.server_close()
-    thread.join()
+    with serving(Server) as address:
+        yield address
 
 
 def verify(path: Path) -> None:

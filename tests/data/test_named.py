@@ -5,9 +5,8 @@ import functools
 import gzip
 import hashlib
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from plusx.data import open_dataset
 from plusx.data.named import CIFAR10, CIFAR100, FASHION_MNIST, Published, digits, read
 from plusx.errors import DataError
 from tests.data.making import CONFIG
+from tests.serving import Quiet, serving
 
 
 @pytest.fixture(autouse=True)
@@ -153,21 +153,15 @@ def test_offline_says_where_it_looked_and_what_to_do(spec: Published, advice: st
         assert text in caught.value.hint or text in ("/nowhere",)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+class Folder(Quiet, SimpleHTTPRequestHandler):
+    """The files of a folder."""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(tmp_path / "served"))
-    instance = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=instance.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{instance.server_port}"
-    instance.shutdown()
-    instance.server_close()
-    thread.join()
+    handler = functools.partial(Folder, directory=str(tmp_path / "served"))
+    with serving(handler) as address:
+        yield address
 
 
 def test_download_of_an_archive(server: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
