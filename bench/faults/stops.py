@@ -16,7 +16,7 @@ SHARED = Path("/dev/shm")
 
 
 def sigterm(tries: int, folder: Path) -> Result:
-    """SIGTERM at a random moment, every other time to the whole group; each tenth run has a new interpreter."""
+    """SIGTERM at a random moment, half of them after a random step, half to the group; a tenth are no forks."""
     draw, passed, slowest, notes = random.Random("R3"), 0, 0.0, []
     wanted, made = tiny.straight(folder / "straight")
     started = time.monotonic()
@@ -25,9 +25,11 @@ def sigterm(tries: int, folder: Path) -> Result:
     while number < tries:
         given = tiny.orders(folder / f"stop-{number}-{draw.random()}")
         child = Child(given, fresh=number % 10 == 9)
-        time.sleep(draw.uniform(0, length))
+        if number % 2 == 0:
+            tiny.reached(child, draw.randrange(1, len(made)))
+        time.sleep(draw.uniform(0, 0.05 if number % 2 == 0 else length))
         sent = time.monotonic()
-        child.send(signal.SIGTERM, group=number % 2 == 1)
+        child.send(signal.SIGTERM, group=number % 4 > 1)
         code = child.wait(SECONDS)
         if code == 0:
             continue  # it was faster: no stop
@@ -40,7 +42,8 @@ def sigterm(tries: int, folder: Path) -> Result:
         number += 1
     return Result(
         "R3",
-        "SIGTERM at a random moment of a run, to the process or to its group, then the same command",
+        "SIGTERM at a random moment of a run, every other time after a random step, to the process or to its group, "
+        "then the same command",
         f"exit code 143 within {SECONDS:.0f} s; then every step made once, and the bits of the undisturbed run",
         tries,
         passed,
@@ -60,9 +63,7 @@ def leftovers(tries: int, folder: Path) -> Result:
             endings[workers] = tiny.straight(folder / f"straight-{workers}", settings)
         given, before = tiny.orders(folder / f"end-{number}", settings), _shared()
         child = Child(given)
-        step = draw.randrange(len(endings[workers][1]) - 1)
-        while child.alive() and len(tiny.steps(given)) <= step:
-            time.sleep(0.01)
+        tiny.reached(child, draw.randrange(1, len(endings[workers][1])))
         time.sleep(draw.uniform(0, 0.05))
         _end(child, kind)
         said = _ended(child.wait(SECONDS), codes[kind], child) or _left(child.pid, before)

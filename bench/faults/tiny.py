@@ -1,6 +1,7 @@
 """The run that suffers: ResNet-8, 8 channels wide, 3 epochs of 200 small images, a checkpoint every 5 steps."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -116,6 +117,12 @@ def steps(given: Orders) -> list[dict[str, Any]]:
     """Every step that was made, in the order of time: its number, examples and loss."""
     text = given.seen.read_text() if given.seen.exists() else ""
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # the last may be cut off
+
+
+def reached(child: Child, count: int) -> None:
+    """Returns when a process has made so many steps, or has ended."""
+    while child.alive() and len(steps(child.orders)) < count:
+        time.sleep(0.01)
 
 
 def straight(folder: Path, settings: Sequence[str] = ()) -> tuple[Ending, list[dict[str, Any]]]:

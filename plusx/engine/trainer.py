@@ -373,7 +373,8 @@ class Trainer:
             ModelFileError: checkpoints that are all damaged, or of another network or plan.
         """
         if self.world.leads:
-            checkpoint.clean(self.folder)
+            for folder in (self.folder, self.folder.parent):
+                checkpoint.clean(folder)
             found, notes = checkpoint.newest(self.folder)
             for note in notes:
                 self.log.line(note)

@@ -167,6 +167,15 @@ def test_killed_between_the_files_of_an_evaluation(tmp_path: Path, after: int) -
     assert_same_end(tmp_path / "cut", second, wanted)
 
 
+def test_what_killed_saves_left_is_removed(tmp_path: Path) -> None:
+    config = tiny_config(schedule__epochs=1)
+    for left in (".tmp595xzb", ".model.safetensors.tmp", "checkpoints/.tmpAbC123"):
+        (tmp_path / left).parent.mkdir(exist_ok=True)
+        (tmp_path / left).write_bytes(b"half")
+    run(tmp_path, config)[0].fit()
+    assert list(tmp_path.rglob("*tmp*")) == []
+
+
 def test_the_newest_checkpoint_damaged(tmp_path: Path) -> None:
     config = tiny_config(engine__checkpoint_steps=2)
     _, _, wanted = straight(tmp_path / "straight", config)
