@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from plusx.models.blocks import BatchNorm
 from plusx.models.names import create_model, list_models, resolve
+from plusx.models.whitening import Whitening
+
+COUNTED = nn.Conv2d | nn.Linear | Whitening  # layers whose multiply-adds count
 
 
 def count_params(model: nn.Module) -> int:
@@ -21,7 +24,7 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     A copy without storage runs on the meta device, so nothing is computed and the model does not change.
 
     Arguments:
-        model: any network of `nn.Conv2d` and `nn.Linear`, in any mode and on any device.
+        model: any network of `nn.Conv2d`, `nn.Linear` and `Whitening`, in any mode and on any device.
         shape: (C, H, W) of the image.
     """
     tensors = [*model.parameters(), *model.buffers()]
@@ -30,11 +33,11 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert isinstance(layer, COUNTED)
         total += output.numel() * layer.weight[0].numel()
 
     for module in list(twin.modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, COUNTED):
             module.register_forward_hook(count)
         for name, child in module.named_children():
             if isinstance(child, BatchNorm):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plusx.models import count_params, create_model, whiten_input
+from plusx.models import count_macs, count_params, create_model, whiten_input
 
 
 def images(n: int = 400, channels: int = 3) -> torch.Tensor:
@@ -36,6 +36,7 @@ def test_it_is_part_of_the_network_but_no_parameter() -> None:
     plain, network = create_model("resnet20", 10), create_model("resnet20", 10, whiten_input=True)
     assert count_params(network) == count_params(plain) == 269_722
     assert network.state_dict().keys() - plain.state_dict().keys() == {"whitening.weight"}
+    assert count_macs(network, (3, 32, 32)) - count_macs(plain, (3, 32, 32)) == 3 * 3 * 9 * 32 * 32
     whiten_input(network, images())
     again = create_model(**network.arch)
     again.load_state_dict(network.state_dict())
