@@ -52,7 +52,7 @@ def cifar10_modern(facts: Facts) -> Config:
 
 
 def cifar10_fast(facts: Facts) -> Config:
-    """ResNet-20 of the paper (option A, 269,722 parameters) at the paper's test accuracy, 91.25 %, in 24 epochs.
+    """ResNet-20 of the paper (option A, 269,722 parameters) near the paper's test accuracy of 91.25 % in 24 epochs.
 
     The images are whitened by a fixed 3x3 ZCA convolution, a buffer measured on the training set; He's initialisation
     by fan-in; translations by 2 px and alternating mirrors; SGD with Nesterov momentum, a rate of 0.4 that falls in a
@@ -60,6 +60,9 @@ def cifar10_fast(facts: Facts) -> Config:
     view.
 
     Source: section 4.2 for the network, batch and test; each of the others by trial (`docs/log.md`).
+    Cost: 12.3 minutes on two CPU cores.
+    Result: 91.01 % (standard deviation 0.06, three seeds; `bench/results/cifar10-fast.json`), last epoch: 0.24 points
+    short of the aim.
     """
     return Config(
         recipe="cifar10-fast",
