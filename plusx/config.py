@@ -63,10 +63,11 @@ class AugmentConfig:
     """Random changes to training images, drawn from (seed, epoch, example id)."""
 
     crop: str = option(
-        "none; translate: zero-pad and crop; resized: random area and aspect; scale: random shorter side, then crop",
+        "none; translate: pad and crop; resized: random area and aspect; scale: random shorter side, then crop",
         choices=("none", "translate", "resized", "scale"),
     )
-    pad: int = option("zero padding on each side for translate, px", 0, low=0)
+    pad: int = option("padding on each side for translate, px", 0, low=0)
+    padding_mode: str = option("what translate pads with", "zeros", choices=("zeros", "reflect"))
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
     shorter_side: tuple[int, int] = option("range of the shorter side for scale, px", (256, 480), low=1)
     flip: str | None = option(

@@ -91,22 +91,40 @@ def mirror(pixels: Tensor, which: NDArray[np.bool_]) -> Tensor:
     return pixels
 
 
-def fill_colour(mean: Sequence[float]) -> Tensor:
-    """The colour around translated images (C,): the mean, which normalisation turns to zero (to half a gray level)."""
-    return (torch.tensor(mean) * 255).round()
-
-
 def padding(augment: AugmentConfig) -> int:
     """Pixels around a stored image, on each side, from which random windows are cut."""
     return augment.pad if augment.crop == "translate" else 0
 
 
-def padded(pixels: Tensor, pad: int, fill: Tensor) -> Tensor:
-    """(N, H, W, C) with `pad` px of the colour `fill` (C,) on every side: zero, once the mean is subtracted."""
-    n, height, width, _ = pixels.shape
-    out = fill.to(pixels.dtype).repeat(n, height + 2 * pad, width + 2 * pad, 1)
+def fill_colour(augment: AugmentConfig, mean: Sequence[float]) -> Tensor | None:
+    """What `frame` puts around translated images: the mean (C,), which normalisation turns to zero (to half a level).
+
+    None where the padding mode is "reflect".
+    """
+    return None if augment.padding_mode == "reflect" else (torch.tensor(mean) * 255).round()
+
+
+def frame(stored: Tensor, pad: int, fill: Tensor | None) -> Tensor:
+    """Fill the outer `pad` px of (N, H + 2 pad, W + 2 pad, C) in place: with a colour (C,), or the image's reflection.
+
+    Zeros, once the mean is subtracted, would be edges to a filter that whitens the input afterwards; a reflection has
+    none.
+    """
+    for axis in (1, 2):
+        side = stored.shape[axis] - 2 * pad
+        sources = np.pad(np.arange(pad, pad + side), pad, mode="reflect").tolist()
+        for line in (*range(pad), *range(pad + side, side + 2 * pad)):
+            source = stored.select(axis, sources[line]) if fill is None else fill.to(stored.dtype)
+            stored.select(axis, line).copy_(source)
+    return stored
+
+
+def padded(pixels: Tensor, pad: int, fill: Tensor | None) -> Tensor:
+    """(N, H, W, C) with a frame of `pad` px on every side."""
+    n, height, width, channels = pixels.shape
+    out = torch.empty(n, height + 2 * pad, width + 2 * pad, channels, dtype=pixels.dtype)
     out[:, pad : pad + height, pad : pad + width] = pixels
-    return out
+    return frame(out, pad, fill)
 
 
 def shifts(pad: int, seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -111,7 +111,7 @@ class TrainLoader:
         keep_freed_memory()
         device = torch.device(device)
         if mode == "small":
-            stored = _stored(split, preprocess, changes.padding(augment), progress).to(device)
+            stored = _stored(split, preprocess, augment, progress).to(device)
             self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
         else:
             self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
@@ -184,19 +184,19 @@ class _Memory:
         return changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
 
 
-def _stored(split: Split, preprocess: Preprocess, pad: int, progress: Progress | None) -> Tensor:
+def _stored(split: Split, preprocess: Preprocess, augment: AugmentConfig, progress: Progress | None) -> Tensor:
     """All images of a split, (N, S + 2 pad, S + 2 pad, C); uint8, or float32 if any has more than 8 bits."""
     n, side, channels = len(split), preprocess.size, preprocess.channels
-    fill = changes.fill_colour(preprocess.mean)
+    pad, fill = changes.padding(augment), changes.fill_colour(augment, preprocess.mean)
     if split.images is not None and preprocess.keeps(split.images.shape[1:]):
-        return changes.padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill).contiguous()
-    store = changes.padded(torch.empty(n, side, side, channels, dtype=torch.uint8), pad, fill)
+        return changes.padded(torch.from_numpy(split.images).permute(0, 2, 3, 1), pad, fill)
+    store = torch.empty(n, side + 2 * pad, side + 2 * pad, channels, dtype=torch.uint8)
     found = viewed(split, preprocess, lambda image: _plain(image, preprocess), progress=progress)
     for i, pixels in enumerate(found):
         if pixels.is_floating_point() and not store.is_floating_point():
             store = store.float()
         store[i, pad : pad + side, pad : pad + side] = pixels
-    return store
+    return changes.frame(store, pad, fill)
 
 
 def _plain(image: Tensor, preprocess: Preprocess) -> Tensor:
@@ -240,7 +240,7 @@ class _Cutter:
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = changes.padded(pixels, augment.pad, changes.fill_colour(self._preprocess.mean))
+            stored = changes.padded(pixels, augment.pad, changes.fill_colour(augment, self._preprocess.mean))
             corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
             corners = changes.shifts_of_mirrored(corners, which, augment.pad)
             pixels = changes.windows(stored, np.arange(len(found)), corners, size)

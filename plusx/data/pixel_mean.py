@@ -58,7 +58,7 @@ class MovingMean:
         assert preprocess.mean_pixels is not None
         pixels = preprocess.mean_pixels.permute(1, 2, 0) * 255
         self._pad = padding(augment)
-        both = padded(torch.stack([pixels, pixels.flip(1)]), self._pad, fill_colour(preprocess.mean))
+        both = padded(torch.stack([pixels, pixels.flip(1)]), self._pad, fill_colour(augment, preprocess.mean))
         self._both, self._size, self._augment, self._seed = both.to(device), preprocess.size, augment, seed
 
     def of(self, epoch: int, ids: NDArray[np.int64]) -> Tensor:

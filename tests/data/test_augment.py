@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from plusx.config import AugmentConfig
@@ -94,6 +95,20 @@ def test_windows_are_slices(dtype: torch.dtype) -> None:
     offsets = shifts(2, 0, 0, IDS)
     assert np.bincount(offsets.ravel(), minlength=5).min() > 1400
     assert offsets.max() == 4
+
+
+@pytest.mark.parametrize(("height", "width", "pad"), [(8, 6, 0), (8, 6, 3), (5, 9, 4)])
+def test_images_are_padded_as_pytorch_pads(height: int, width: int, pad: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, height, width, 3), np.uint8))
+    first = images.permute(0, 3, 1, 2).float()
+    zeros, reflected = F.pad(first, (pad,) * 4), F.pad(first, (pad,) * 4, mode="reflect")
+    assert torch.equal(padded(images, pad, torch.zeros(3)), zeros.permute(0, 2, 3, 1).to(torch.uint8))
+    assert torch.equal(padded(images, pad, None), reflected.permute(0, 2, 3, 1).to(torch.uint8))
+
+
+def test_an_image_smaller_than_its_padding_is_reflected_again_and_again() -> None:
+    image = torch.tensor([[1, 2]]).view(1, 1, 2, 1)
+    assert padded(image, 3, None)[0, :, :, 0].tolist() == [[2, 1, 2, 1, 2, 1, 2, 1]] * 7
 
 
 def test_normalize_is_the_evaluation_formula() -> None:

@@ -64,6 +64,7 @@ CROPS = [
     {"crop": "resized", "flip": "random"},
     {"crop": "scale", "shorter_side": (28, 60), "flip": "alternate", "cutout": 6},
     {"crop": "translate", "pad": 3, "mixup": 0.2},
+    {"crop": "translate", "pad": 3, "padding_mode": "reflect"},
     {"crop": "none", "cutmix": 1.0},
 ]
 

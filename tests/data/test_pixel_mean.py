@@ -122,11 +122,11 @@ def test_evaluation_has_the_bits_of_one_image(batch: int, tmp_path: Path) -> Non
     assert (wanted.mean(0).abs() < 1e-6).all()
 
 
-def reference(image: Tensor, pad: int, corner: Sequence[int], flip: bool) -> Tensor:
+def reference(image: Tensor, pad: int, corner: Sequence[int], flip: bool, mode: str = "constant") -> Tensor:
     """The paper's words (section 4.2): subtract, pad with zeros, crop, mirror."""
     centred = image.double() / 255 - centre().double()
     top, left = corner
-    crop = F.pad(centred, (pad, pad, pad, pad))[:, top : top + SIDE, left : left + SIDE]
+    crop = F.pad(centred, (pad, pad, pad, pad), mode)[:, top : top + SIDE, left : left + SIDE]
     return crop.flip(2) if flip else crop
 
 
@@ -147,6 +147,18 @@ def test_training_is_the_papers_words(mode: str, flip: str, crop: str, pad: int)
             assert (images[wanted == 0] == 0).all()
             zeros += int((wanted == 0).sum())
     assert (zeros > 0) == (crop == "translate")
+
+
+@pytest.mark.parametrize("mode", ["small", "photo"])
+def test_the_mean_image_is_reflected_with_the_image(mode: str) -> None:
+    for images, _, ids, _ in loader(mode, crop="translate", pad=4, padding_mode="reflect", flip="random").epoch(1):
+        corners, flips = (
+            shifts(4, 1, 1, ids.numpy()),
+            mirrored(AugmentConfig(crop="none", flip="random"), 1, 1, ids.numpy()),
+        )
+        given = torch.from_numpy(pixels_of(arrays()))[ids]
+        wanted = [reference(x, 4, *how, "reflect") for x, *how in zip(given, corners.tolist(), flips, strict=True)]
+        assert (images - torch.stack(wanted)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["small", "photo"])
