@@ -56,8 +56,9 @@ def endless_batches(side: str, case: Case, source: Path) -> Iterator[int]:
 
     from plusx.config import AugmentConfig
     from plusx.data import Preprocess, Split, train_loader
+    from plusx.data.names import Names
 
-    paths = tuple(sorted(str(path) for path in source.glob("train/*/*.jpg")))
+    paths = Names(sorted(str(path) for path in source.glob("train/*/*.jpg")))
     split = Split(name="train", targets=np.zeros(len(paths), np.int64), paths=paths, names=paths)
     rules = Preprocess(size=SIZE, resize=256, fit="crop", channels=3, mean=plain.MEAN, std=plain.STD)
     augment = AugmentConfig(crop="resized", flip="random")

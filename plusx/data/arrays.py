@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.names import Names
 from plusx.errors import DataError
 
 IMAGES = frozenset({"images", "image", "x", "data"})
@@ -63,7 +64,7 @@ def read(source: str, config: DataConfig) -> Dataset:
 
 def in_memory(name: str, images: NDArray[np.uint8], targets: NDArray[Any]) -> Split:
     """A split of arrays: uint8 (N, C, H, W) and its targets."""
-    return Split(name, targets, None, tuple(f"{name}/{i}" for i in range(len(images))), np.ascontiguousarray(images))
+    return Split(name, targets, None, Names(f"{name}/{i}" for i in range(len(images))), np.ascontiguousarray(images))
 
 
 def planes(images: NDArray[Any], what: str) -> NDArray[np.uint8]:

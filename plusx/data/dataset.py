@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plusx.data.names import Names
+
 Progress = Callable[[int, int], None]
 """Called with (done, total); total is 0 when nobody knows it."""
 
@@ -32,8 +34,8 @@ class Split:
 
     name: str
     targets: NDArray[Any]
-    paths: tuple[str, ...] | None
-    names: tuple[str, ...]
+    paths: Names | None
+    names: Names
     images: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
@@ -52,8 +54,8 @@ class Split:
         return Split(
             name=name or self.name,
             targets=self.targets[ids],
-            paths=None if self.paths is None else tuple(self.paths[i] for i in ids),
-            names=tuple(self.names[i] for i in ids),
+            paths=None if self.paths is None else self.paths.take(ids),
+            names=self.names.take(ids),
             images=None if self.images is None else self.images[ids],
         )
 

@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, natural_key, plural, show
 from plusx.data.decode import EXTENSIONS
+from plusx.data.names import Names
 from plusx.errors import DataError
 
 
@@ -65,15 +67,20 @@ def hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name ends as one of the accepted formats does."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return name[name.rfind(".") :].lower() in EXTENSIONS
 
 
 def _split(name: str, tree: dict[str, str], classes: dict[str, int], root: str, left_out: Counter[str]) -> Split:
-    found = {label: _walk(tree[label], root, left_out) for label in classes if label in tree}
-    targets = [classes[label] for label, paths in found.items() for _ in paths]
-    paths = tuple(path for paths in found.values() for path in paths)
-    start = len(os.path.join(root, ""))
-    return Split(name, np.array(targets, np.int64), paths, tuple(path[start:] for path in paths))
+    top, sizes = os.path.join(root, ""), [0] * len(classes)
+
+    def found() -> Iterator[str]:  # one class at a time: millions of paths never are in memory as text
+        for label, k in classes.items():
+            paths = _walk(tree[label], root, left_out) if label in tree else []
+            sizes[k] = len(paths)
+            yield from (path[len(top) :] for path in paths)
+
+    names = Names(found())
+    return Split(name, np.repeat(np.arange(len(sizes)), sizes), names.below(top), names)
 
 
 def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:

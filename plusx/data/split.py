@@ -55,10 +55,12 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
         bool (N,).
     """
     key = str(seed).encode()[:64]
-    digests = [
-        hashlib.blake2b(n.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest() for n in split.names
-    ]
-    rank = np.frombuffer(b"".join(digests), dtype=">u8")
+
+    def hashed(name: str) -> int:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key)
+        return int.from_bytes(digest.digest())
+
+    rank = np.fromiter(map(hashed, split.names), np.uint64, len(split))
     if split.targets.ndim == 2:
         members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
     else:

@@ -7,6 +7,7 @@ import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.names import Names
 from plusx.errors import DataError
 
 SEPARATOR = "|"  # between the labels of one image
@@ -37,7 +38,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     targets = _targets(labels, classes, multi)
     base = os.path.dirname(os.path.abspath(source))
     absolute = [os.path.normpath(os.path.join(base, p)) for p in paths]
-    whole = Split("all", targets, tuple(absolute), tuple(paths))
+    whole = Split("all", targets, Names(absolute), Names(paths))
     splits = _by_split(source, whole, columns["split"]) if "split" in columns else {"all": whole}
     notes, faults = [], []
     if repeated := len(absolute) - len(set(absolute)):

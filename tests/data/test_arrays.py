@@ -40,7 +40,7 @@ def test_splits(tmp_path: Path, style: str) -> None:
         np.savez(tmp_path / "a.npz", **arrays)
         dataset = open_dataset(str(tmp_path / "a.npz"), DataConfig(val_fraction=0.5))
         assert {n: len(s) for n, s in dataset.splits.items()} == {"train": 3, "val": 3, "test": 6}
-        assert dataset.splits["test"].names[:2] == ("test/0", "test/1")
+        assert list(dataset.splits["test"].names[:2]) == ["test/0", "test/1"]
 
 
 def test_labels(tmp_path: Path) -> None:

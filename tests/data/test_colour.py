@@ -10,6 +10,7 @@ from plusx.config import AugmentConfig
 from plusx.data.colour import IMAGENET_COLOURS, Colours, shift_colours
 from plusx.data.dataset import Split
 from plusx.data.loader import eval_loader, train_loader
+from plusx.data.names import Names
 from plusx.data.statistics import channel_statistics
 from tests.data.test_transforms import RULES
 
@@ -22,7 +23,7 @@ def arrays(n: int = 60) -> Split:
     rng = np.random.default_rng(0)
     gray, own = rng.normal(size=(n, 1, 16, 16)), rng.normal(size=(n, 3, 16, 16))
     images = (128 + 40 * gray + own * np.array([25, 10, 18])[:, None, None]).clip(0, 255).astype(np.uint8)
-    return Split("train", np.arange(n) % 3, None, tuple(map(str, range(n))), images)
+    return Split("train", np.arange(n) % 3, None, Names(map(str, range(n))), images)
 
 
 def test_directions_are_numpys() -> None:

@@ -37,7 +37,7 @@ def test_creation_order_does_not_matter(tmp_path: Path) -> None:
     one = class_folders(tmp_path / "one", {"a": 5, "b": 5})
     two = class_folders(tmp_path / "two", {"b": 5, "a": 5})
     first, second = (open_dataset(str(root), CONFIG).splits for root in (one, two))
-    assert [s.names for s in first.values()] == [s.names for s in second.values()]
+    assert [list(s.names) for s in first.values()] == [list(s.names) for s in second.values()]
 
 
 def test_nested_files_any_case_and_hidden_ones(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from plusx.data import augment as augment_module
 from plusx.data.dataset import Split
 from plusx.data.decode import decode
 from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
+from plusx.data.names import Names
 from plusx.data.sampling import order
 from plusx.errors import DataError, ImageError, TrainingError
 from tests.data.test_transforms import RULES
@@ -40,13 +41,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Split:
         scene.save(path)
         paths.append(str(path))
     Image.fromarray(rng.integers(0, 65536, (60, 80)).astype(np.uint16)).save(paths[5])
-    return Split("train", np.arange(N) % 3, tuple(paths), tuple(paths))
+    return Split("train", np.arange(N) % 3, Names(paths), Names(paths))
 
 
 @pytest.fixture(scope="module")
 def arrays() -> Split:
     images = np.random.default_rng(0).integers(0, 256, (N, 3, 16, 16), np.uint8)
-    return Split("train", np.arange(N) % 3, None, tuple(map(str, range(N))), images)
+    return Split("train", np.arange(N) % 3, None, Names(map(str, range(N))), images)
 
 
 def make(split: Split, mode: str, workers: int = 0, **options: Any) -> TrainLoader:
@@ -141,7 +142,7 @@ def test_small_files_are_read_once_and_equal_arrays(tmp_path: Path, arrays: Spli
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
     done: list[tuple[int, int]] = []
     loader = train_loader(
-        Split("train", arrays.targets, paths, paths),
+        Split("train", arrays.targets, Names(paths), Names(paths)),
         SMALL,
         AugmentConfig(crop="translate", pad=2),
         n_classes=3,
@@ -161,7 +162,7 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
     for path in paths[1:]:
         Image.fromarray(rng.integers(0, 65536, (16, 16)).astype(np.uint16)).save(path)
     Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(paths[0])
-    split = Split("train", np.arange(4), paths, paths)
+    split = Split("train", np.arange(4), Names(paths), Names(paths))
     for mode in ("small", "photo"):
         loader = train_loader(split, SMALL, AugmentConfig(crop="none"), n_classes=4, mode=mode, batch=4, seed=0)
         batch = next(loader.epoch(0))
@@ -188,7 +189,7 @@ def test_a_bad_file_is_named(photos: Split, workers: int, tmp_path: Path) -> Non
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     assert photos.paths is not None
-    split = replace(photos, paths=(*photos.paths[:-1], str(bad)))
+    split = replace(photos, paths=Names([*photos.paths[:-1], str(bad)]))
     others = set(multiprocessing.active_children())
     loader = make(split, "photo", workers, crop="resized")
     with pytest.raises(ImageError, match=r"bad\.jpg: not an image") as caught:
@@ -234,7 +235,7 @@ from tests.data.test_loader import *
 
 def main():
     paths = tuple(sys.argv[2:]) * 20
-    loader = make(Split("train", np.arange(len(paths)) % 3, paths, paths), "photo", 2, crop="resized")
+    loader = make(Split("train", np.arange(len(paths)) % 3, Names(paths), Names(paths)), "photo", 2, crop="resized")
     epoch = loader.epoch(0)
     next(epoch)
     children = multiprocessing.active_children()

@@ -18,6 +18,7 @@ from plusx.data.augment import mirrored, shifts
 from plusx.data.colour import IMAGENET_COLOURS
 from plusx.data.dataset import Split
 from plusx.data.loader import TrainLoader, eval_loader, train_loader
+from plusx.data.names import Names
 from plusx.data.pixel_mean import mean_image
 from plusx.data.transforms import Preprocess
 from tests.data.test_transforms import GRAY, RULES
@@ -30,7 +31,7 @@ def arrays(n: int = N, channels: int = 3) -> Split:
     """Images whose mean has a different value at every pixel, and is far from symmetric."""
     rng, ramp = np.random.default_rng(0), np.linspace(0, 120, SIDE)
     images = (rng.integers(0, 120, (n, channels, SIDE, SIDE)) + ramp + ramp[:, None] * 0.1).astype(np.uint8)
-    return Split("train", np.arange(n) % 3, None, tuple(map(str, range(n))), images)
+    return Split("train", np.arange(n) % 3, None, Names(map(str, range(n))), images)
 
 
 def files(folder: Path, images: Sequence[Any]) -> Split:
@@ -38,7 +39,7 @@ def files(folder: Path, images: Sequence[Any]) -> Split:
     paths = tuple(str(folder / f"{i}.png") for i in range(len(images)))
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
-    return Split("train", np.arange(len(paths)) % 3, paths, paths)
+    return Split("train", np.arange(len(paths)) % 3, Names(paths), Names(paths))
 
 
 def pixels_of(split: Split) -> Any:

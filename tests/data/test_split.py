@@ -8,6 +8,7 @@ import pytest
 
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, open_dataset
+from plusx.data.names import Names
 from plusx.data.split import choose, hold_out
 from plusx.errors import DataError
 from tests.data.making import CONFIG, class_folders
@@ -18,7 +19,7 @@ RECORDED = [0, 1, 2, 13, 18]  # first ids held out of two classes of 50
 def split_of(counts: list[int], name: str = "all") -> Split:
     targets = np.repeat(np.arange(len(counts)), counts)
     return Split(
-        name, targets, None, tuple(f"x/{i}" for i in range(len(targets))), np.zeros((len(targets), 1, 2, 2), np.uint8)
+        name, targets, None, Names(f"x/{i}" for i in range(len(targets))), np.zeros((len(targets), 1, 2, 2), np.uint8)
     )
 
 
@@ -39,7 +40,7 @@ def test_choice_depends_on_seed_and_names_alone() -> None:
     assert (held == choose(split, 2, 0.2, 0)).all()
     assert (held != choose(split, 2, 0.2, 1)).any()
     order = np.random.default_rng(0).permutation(100)
-    shuffled = Split("all", split.targets[order], None, tuple(split.names[i] for i in order))
+    shuffled = Split("all", split.targets[order], None, split.names.take(order))
     assert {n for n, h in zip(split.names, held, strict=True) if h} == {
         n for n, h in zip(shuffled.names, choose(shuffled, 2, 0.2, 0), strict=True) if h
     }
@@ -56,12 +57,12 @@ def test_adding_an_example_moves_few_others() -> None:
 def test_several_labels_an_image() -> None:
     targets = (np.random.default_rng(0).random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]).astype(np.float32)
     targets[targets.sum(1) == 0, 0] = 1
-    split = Split("all", targets, None, tuple(map(str, range(300))))
+    split = Split("all", targets, None, Names(map(str, range(300))))
     held = choose(split, 6, 0.2, 0)
     share = targets[held].sum(0) / targets.sum(0)
     assert (share > 0.1).all()
     assert (share < 0.35).all()
-    one_each = Split("all", np.array([[1, 1], [1, 0], [0, 1]], np.float32), None, ("a", "b", "c"))
+    one_each = Split("all", np.array([[1, 1], [1, 0], [0, 1]], np.float32), None, Names("abc"))
     kept = one_each.targets[~choose(one_each, 2, 0.9, 0)]
     assert (kept.sum(0) >= 1).all()
 

@@ -10,13 +10,16 @@ from PIL import Image
 
 from plusx.data import statistics
 from plusx.data.dataset import Split
+from plusx.data.names import Names
 from plusx.data.statistics import channel_statistics, sample
 from tests.data.test_transforms import GRAY, RULES
 
 
 def split_of(images: np.ndarray | None = None, paths: tuple[str, ...] | None = None) -> Split:
     n = len(paths or images)  # type: ignore[arg-type]
-    return Split("train", np.zeros(n, np.int64), paths, tuple(map(str, range(n))), images)
+    return Split(
+        "train", np.zeros(n, np.int64), None if paths is None else Names(paths), Names(map(str, range(n))), images
+    )
 
 
 def test_arrays_are_exact() -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from plusx.data.dataset import Split
+from plusx.data.names import Names
 from plusx.data.sampling import batch_bounds, share
 from plusx.engine.distributed import World
 from plusx.engine.synced import SyncedBatchNorm, synchronize
@@ -40,7 +41,7 @@ def test_too_many_processes_for_a_batch_are_refused() -> None:
 
 @pytest.mark.parametrize(("n", "size"), [(7, 4), (300, 3), (1, 2), (1000, 1)])
 def test_parts_of_a_split_are_whole_batches_each_once(n: int, size: int) -> None:
-    split = Split("val", np.arange(n), None, tuple(map(str, range(n))), np.zeros((n, 1, 2, 2), np.uint8))
+    split = Split("val", np.arange(n), None, Names(map(str, range(n))), np.zeros((n, 1, 2, 2), np.uint8))
     parts = [split.part(rank, size, 16) for rank in range(size)]
     assert [name for part in parts for name in part.names] == list(split.names)
     assert all(part.targets[0] % 16 == 0 for part in parts if len(part))
