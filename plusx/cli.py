@@ -121,6 +121,9 @@ def train(
     size: Annotated[int | None, typer.Option(metavar="PX", help="side of the network input")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of initialisation, order, augmentation")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="insist that RUN exists and continue it")] = False,
+    accept_data_change: Annotated[
+        bool, typer.Option("--accept-data-change", help="continue RUN on data that changed, from its next epoch")
+    ] = False,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -142,6 +145,7 @@ def train(
         size=size,
         seed=seed,
         resume=resume,
+        accept_data_change=accept_data_change,
         overrides=overrides or (),
     )
     if not leads():

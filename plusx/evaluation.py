@@ -175,7 +175,7 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
     made = None
     if split not in ("all", "test") and "val" not in found.splits and not (split is None and "test" in found.splits):
         try:
-            made = open_dataset(source, config)
+            made = open_dataset(source, config, before=manifest.held_out(_record(classifier)))
         except DataError:  # nobody could train on it, so no run did
             if split is not None:
                 raise
@@ -185,18 +185,18 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
         return found
     if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
         return made
-    if split is None and _recorded_root(classifier) != found.root:
+    if split is None and _record(classifier).get("root") != found.root:
         return found.changed(notes=("not the run's own data: if some was trained on, the result is too good",))
     return made.changed(notes=(f"not the examples that the run recorded: {split or 'val'} was made again by its rule",))
 
 
-def _recorded_root(classifier: Classifier) -> str | None:
-    """Where the run beside the model file found its data; None when the file stands alone."""
+def _record(classifier: Classifier) -> dict[str, Any]:
+    """The manifest of the run beside the model file; one of nothing when the file stands alone."""
     try:
         record = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
-        return str(record["root"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {"splits": {}, **record}
+    except (OSError, ValueError, TypeError):
+        return {"splits": {}}
 
 
 def _choose(dataset: Dataset, split: str | None) -> Split:

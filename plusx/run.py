@@ -52,7 +52,7 @@ from plusx.engine import (
     resolve_precision,
 )
 from plusx.engine.distributed import ALONE, World
-from plusx.errors import ConfigError, DataError, PlusxError
+from plusx.errors import ConfigError, DataError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_macs, count_params, create_model, whiten_input, whiten_stem
 from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
@@ -121,6 +121,7 @@ def train(
     size: int | None = None,
     seed: int | None = None,
     resume: bool = False,
+    accept_data_change: bool = False,
     overrides: Sequence[str] = (),
     on_step: Callable[[int, nn.Module], None] | None = None,
 ) -> Run:
@@ -136,6 +137,7 @@ def train(
         size: side of the network's input, px.
         seed: of initialisation, order and augmentation.
         resume: insist that the folder holds a run to continue.
+        accept_data_change: continue a run whose data changed, from its next epoch on; the manifest records it.
         overrides: `section.field=value`, as `--set`.
         on_step: called after each step with its number and the network, whose gradients are still those of the step.
 
@@ -162,7 +164,7 @@ def train(
             raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
         if (finished := finished_run(folder, request)) is not None:
             return finished
-        dataset = open_dataset(request.data, request.data_config())
+        dataset = open_dataset(request.data, request.data_config(), before=held_out_before(folder))
         if dataset.watched is None:
             raise DataError(
                 f"{request.data}: has neither a val nor a test split, and --set data.val_fraction=0 makes none.",
@@ -172,7 +174,7 @@ def train(
             events = world.leads and request.changes().get("engine.tensorboard", False)
             log = Log(folder if world.leads else None, tensorboard=events, quiet=not world.leads)
             with world.in_order("prepared"):
-                plan, dataset, manifest_hash = prepare(folder, request, dataset, log)
+                plan, dataset, manifest_hash = prepare(folder, request, dataset, log, accept_data_change)
             world.compare(identity(plan, manifest_hash))
             result = make_trainer(folder, plan, dataset, manifest_hash, log, on_step, world).fit()
             with world.in_order("finished"):
@@ -213,6 +215,20 @@ def default_folder(request: Request) -> Path:
         if not made.exists() or read_json(made).get("request") == request.to_dict():
             return folder
         i += 1
+
+
+def held_out_before(folder: Path) -> dict[str, bool]:
+    """Which examples the run in a folder trains on and which it does not; empty when there is none yet.
+
+    Raises:
+        ModelFileError: its manifest is damaged.
+    """
+    path = folder / "manifest.json"
+    try:
+        return manifest.held_out(read_json(path)) if path.exists() else {}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        message = f"{path}: not the record of a run's data, or damaged ({error!r})."
+        raise ModelFileError(message, "Restore it, or name another folder with --out.") from error
 
 
 @contextmanager
@@ -257,26 +273,33 @@ def claimed(folder: Path) -> Iterator[None]:
                         made.rmdir()
 
 
-def prepare(folder: Path, request: Request, dataset: Dataset, log: Log) -> tuple[Plan, Dataset, str]:
+def prepare(
+    folder: Path, request: Request, dataset: Dataset, log: Log, accept: bool = False
+) -> tuple[Plan, Dataset, str]:
     """The plan, the data without bad files, and the hash of its manifest; new ones are written and told.
 
     Raises:
-        DataError: files that cannot be decoded, or data that changed since the run began.
+        DataError: files that cannot be decoded, or data that changed since the run began and is not to be accepted.
     """
-    path, data_config = folder / "config.json", request.data_config()
+    path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
     plan = read_plan(path, request) if path.exists() else None
     with log.counting("reading images") as progress:
         dataset = scan.screen(dataset, data_config, request.screening(), progress)
         found = manifest.build(dataset, data_config, progress)
     if plan is None:
         plan = decide_all(request, dataset, log)
-        write_json(folder / "manifest.json", found, indent=None)
+        write_json(record, found, indent=None)
         write_plan(path, plan)
-    elif any(changes := manifest.compare(read_json(folder / "manifest.json"), found)):
-        raise DataError(
-            f"the data of {folder} changed since the run began: {changes}.",
-            "Restore it, or start a new run with another --out.",
-        )
+    elif any(changes := manifest.compare(old := read_json(record), found)):
+        if not accept:
+            raise DataError(
+                f"the data of {folder} changed since the run began: {changes}.",
+                "Restore it, start a new run with another --out, or go on with it by --accept-data-change.",
+            )
+        write_json(record, manifest.accepted(old, found), indent=None)
+        log.line(f"the data changed: {changes}")
+    changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
+    dataset = dataset.changed(notes=tuple(changed))
     for note in (*dataset.notes, *plan.notes):
         log.line(f"note: {note}")
     for choice in plan.choices:
@@ -451,6 +474,7 @@ def make_trainer(
         train=train_batches,
         evaluate=lambda module: measure(module, eval_batches, dataset.task, len(classes), device),
         watched=watched.name,
+        data=manifest_hash,
         config=config,
         task=dataset.task,
         folder=folder,

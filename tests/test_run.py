@@ -235,10 +235,69 @@ def test_data_that_changed_is_told(tmp_path: Path) -> None:
     (data / "b" / "new.png").write_bytes((data / "b" / "1.png").read_bytes())
     ran = plusx(*command)
     assert ran.code == 1
-    assert f"the data of {tmp_path}/run changed since the run began: added: b/new.png" in ran.err
+    assert f"the data of {tmp_path}/run changed since the run began: +1 -0 ~0 (added: b/new.png)" in ran.err
     (data / "b" / "new.png").unlink()
     assert plusx(*command).code == 0
     assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"train": {"examples": [[]]}}}', '{"splits": [1]}'])
+def test_a_damaged_manifest_is_told(text: str, tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path, *STEPS)
+    assert plusx(*command).code == 0
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "manifest.json").write_text(text)
+    ran = plusx(*command)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"plusx: {tmp_path}/manifest.json: ")
+
+
+def test_changed_data_can_be_accepted(tmp_path: Path) -> None:
+    data, out = class_folders(tmp_path / "data", {"a": 12, "b": 12}), tmp_path / "run"
+    command = ("train", data, "--out", out, *SMALL, "--epochs", "3", "--set", "engine.batch=8")
+    assert plusx(*command).code == 0
+    first = json.loads((out / "manifest.json").read_text())
+    val = {row[0] for row in first["splits"]["val"]["examples"]}
+    checkpoints = sorted((out / "checkpoints").iterdir())
+    checkpoints[-1].unlink()  # as if it had ended after two epochs
+    (out / "result.json").unlink()
+    train_file = next(row[0] for row in first["splits"]["train"]["examples"])
+    (data / train_file).unlink()
+    for i in range(8):
+        (data / "b" / f"new{i}.png").write_bytes((data / "b" / "1.png").read_bytes())
+    assert plusx(*command).code == 1
+    ran = plusx(*command, "--accept-data-change")
+    assert ran.code == 0, ran.err
+    log = (out / "log.txt").read_text()
+    names = ", ".join(f"b/new{i}.png" for i in range(5))
+    assert f"the data changed: +8 -1 ~0 (added: {names} and 3 more; removed: {train_file})" in log
+    assert "going on with the changed data from epoch 3" in log
+    assert "the data changed during the run: +8 -1 ~0" in (out / "report.html").read_text()
+    second = json.loads((out / "manifest.json").read_text())
+    assert second["accepted"] == [{"from": first["hash"], "to": second["hash"], "change": "+8 -1 ~0"}]
+    now = {row[0] for row in second["splits"]["val"]["examples"]}
+    assert {name for name in now if "new" not in name} == val  # none that was trained on is validated on
+    (out / "result.json").unlink()
+    again = plusx(*command)  # accepted once, accepted for good
+    assert again.code == 0, again.err
+    evaluated = plusx("evaluate", out, data, "--json")
+    assert json.loads(evaluated.out)["n"] == len(now)
+    assert "not the examples" not in evaluated.out
+
+
+def test_other_classes_are_not_accepted(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    command = ("train", data, "--out", tmp_path / "run", *STEPS)
+    assert plusx(*command).code == 0
+    (tmp_path / "run" / "result.json").unlink()
+    class_folders(data, {"c": 6})
+    before = contents(tmp_path / "run")
+    ran = plusx(*command, "--accept-data-change")
+    assert ran.code == 1
+    assert "the classes of the data changed: added c; removed none." in ran.err
+    assert {k: v for k, v in contents(tmp_path / "run").items() if "log" not in k} == {
+        k: v for k, v in before.items() if "log" not in k
+    }
 
 
 @pytest.mark.parametrize("place", ["/proc/run", "{data}/a/0.png", "{data}/a/0.png/run"])

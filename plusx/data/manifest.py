@@ -10,6 +10,7 @@ import numpy as np
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Progress, Split, listed
 from plusx.data.scan import Finding, scan
+from plusx.errors import DataError
 
 FORMAT = 1
 FIELDS = ("path", "label", "size", "sha256")
@@ -24,7 +25,12 @@ class Changes(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"{what}: {listed(names)}" for what, names in zip(self._fields, self, strict=True) if names]
-        return "; ".join(parts) or "nothing"
+        return f"{self.counts} ({'; '.join(parts) or 'nothing'})"
+
+    @property
+    def counts(self) -> str:
+        """`+2 -1 ~3`."""
+        return " ".join(f"{sign}{len(names):,}" for sign, names in zip("+-~", self, strict=True))
 
 
 def build(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -52,6 +58,28 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
         sorted(before.keys() - after.keys()),
         sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
     )
+
+
+def accepted(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new manifest with a record of the change from the old one, after those made before.
+
+    Raises:
+        DataError: the classes are others, which no network of the run can answer.
+    """
+    if old["classes"] != new["classes"]:
+        came, went = (listed(set(a["classes"]) - set(b["classes"])) for a, b in ((new, old), (old, new)))
+        raise DataError(
+            f"the classes of the data changed: added {came or 'none'}; removed {went or 'none'}.",
+            "Start a new run with another --out; --weights takes what this one has learnt.",
+        )
+    change = {"from": old["hash"], "to": new["hash"], "change": compare(old, new).counts}
+    return {**new, "accepted": [*old.get("accepted", ()), change]}
+
+
+def held_out(manifest: Mapping[str, Any]) -> dict[str, bool]:
+    """Files of train and val by name: whether each is in val, so that none that was trained on ever moves there."""
+    rows = {name: manifest["splits"].get(name, {}).get("examples", ()) for name in ("train", "val")}
+    return {row[0]: name == "val" for name, examples in rows.items() for row in examples}
 
 
 def _file_entry(dataset: Dataset, split: Split, findings: list[Finding]) -> dict[str, Any]:

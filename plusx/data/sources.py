@@ -3,7 +3,7 @@
 import difflib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from plusx.config import DataConfig
 from plusx.data import arrays, folder, named, table
@@ -26,7 +26,9 @@ SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
 """Readers by name of a data set, or by how a path ends; `/` is a folder."""
 
 
-def open_dataset(source: str, config: DataConfig, *, training: bool = True) -> Dataset:
+def open_dataset(
+    source: str, config: DataConfig, *, training: bool = True, before: Mapping[str, bool] | None = None
+) -> Dataset:
     """The data set that `source` names: a folder, a table, an `.npz`, or a name such as `digits`.
 
     Arguments:
@@ -34,6 +36,7 @@ def open_dataset(source: str, config: DataConfig, *, training: bool = True) -> D
         config: `root`, `val_fraction` and `split_seed` matter here.
         training: hold out `val` where there is none and refuse what cannot be trained on. Without it the splits are
             those found, and data without splits is one split `all`.
+        before: which examples were held out earlier, by name; they stay where they were.
 
     Raises:
         DataError: nothing there, unreadable, or unfit for training; the message lists every reason.
@@ -45,7 +48,7 @@ def open_dataset(source: str, config: DataConfig, *, training: bool = True) -> D
             f"{show(source)}: {'; '.join([*problems, *dataset.notes])}",
             "`plusx check` lists everything about the data.",
         )
-    return hold_out(dataset, config) if training else dataset
+    return hold_out(dataset, config, before) if training else dataset
 
 
 def read(source: str, config: DataConfig) -> Dataset:

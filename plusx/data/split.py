@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,15 @@ AUTO_FRACTION = 0.2  # neither val nor test given
 AUTO_FRACTION_BESIDE_TEST = 0.1  # a test split is given, so that val only chooses
 
 
-def hold_out(dataset: Dataset, config: DataConfig) -> Dataset:
+def hold_out(dataset: Dataset, config: DataConfig, before: Mapping[str, bool] | None = None) -> Dataset:
     """Name the training split, and cut `val` from it where none is given.
 
     Named sets keep their authors' splits unless `data.val_fraction` asks for more.
+
+    Arguments:
+        dataset: as it is found.
+        config: `val_fraction` and `split_seed`.
+        before: for examples of an earlier state of the data whether they were held out; they stay where they were.
 
     Raises:
         DataError: every class has a single image, so that none can be held out.
@@ -32,6 +38,8 @@ def hold_out(dataset: Dataset, config: DataConfig) -> Dataset:
         notes.append("data.val_fraction is not used: the data has a val split")
     if "val" not in splits and fraction > 0:
         held = choose(train, len(dataset.classes), fraction, config.split_seed)
+        if before:
+            held = np.array([before.get(name, new) for name, new in zip(train.names, held.tolist(), strict=True)])
         if not held.any():
             raise DataError(
                 "got a single image of each class, so that none can be held out for validation",

@@ -85,6 +85,7 @@ class Trainer:
         train: the training batches.
         evaluate: the metrics of a network on the watched split.
         watched: the name of that split.
+        data: identifies the examples; a checkpoint of others goes on at its next epoch.
         config: resolved: `engine.precision` and `engine.select` are chosen.
         task: "single" or "multi".
         folder: the run folder; `checkpoints/` is made in it.
@@ -103,6 +104,7 @@ class Trainer:
         train: TrainLoader,
         evaluate: Callable[[nn.Module], Metrics],
         watched: str,
+        data: str,
         config: Config,
         task: str,
         folder: Path,
@@ -113,7 +115,7 @@ class Trainer:
     ) -> None:
         assert config.engine.precision != "auto", "run resolves the precision"
         assert config.engine.select is not None, "recipes.choose resolves the selection"
-        self.config, self.task, self.watched = config, task, watched
+        self.config, self.task, self.watched, self.data = config, task, watched, data
         self.train, self.evaluate, self.log = train, evaluate, log
         self.on_selected, self.on_step, self.world = on_selected, on_step, world
         self.folder = folder / "checkpoints"
@@ -353,13 +355,17 @@ class Trainer:
         """
         self._exact = False
         self._lap()
-        document = {"position": dataclasses.asdict(self.at), "steps_per_epoch": self.train.steps_per_epoch}
+        document = self._document(self.at)
         optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
         running = {"running/totals": self.running.totals}
         if self.world.leads:  # every rank holds the same
             checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
         self._saved, self._saved_at = (self.at.step, self.at.evaluated), time.perf_counter()
         self._exact = True
+
+    def _document(self, at: Position) -> dict[str, Any]:
+        per_epoch = self.train.steps_per_epoch
+        return {"position": dataclasses.asdict(at), "steps_per_epoch": per_epoch, "data": self.data}
 
     def _weights(self) -> dict[str, Tensor]:
         average = self.average.module.state_dict() if self.average else {}
@@ -378,6 +384,8 @@ class Trainer:
             found, notes = checkpoint.newest(self.folder)
             for note in notes:
                 self.log.line(note)
+            if found and found.document["data"] != self.data:
+                found = self._moved(found)
             self.world.tell("checkpoint", found and found.path.name)
         else:
             name = self.world.told("checkpoint")
@@ -387,6 +395,22 @@ class Trainer:
             self.log.line(f"continuing after step {self.at.step:,} of {self.total:,}, from {found.path.name}")
         self.log.rows(self.at.rows)
         self._saved_at = self._mark = time.perf_counter()
+
+    def _moved(self, found: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+        """A checkpoint of other data, now at the start of its next epoch, in the place of all others.
+
+        What was measured on the old data is no longer the best of anything.
+        """
+        at = Position(**found.document["position"])
+        epoch = math.ceil(at.step / found.document["steps_per_epoch"])
+        at.step, at.best = min(epoch * self.train.steps_per_epoch, self.total), None
+        at.evaluated = at.step - (at.step == self.total)
+        path = checkpoint.save(self.folder, at.step, self._document(at), found.tensors)
+        for other in checkpoint.stored(self.folder):
+            if other != path:
+                other.unlink()
+        self.log.line(f"going on with the changed data from epoch {epoch + 1}")
+        return checkpoint.load(path)
 
     def _load(self, found: checkpoint.Checkpoint) -> None:
         per_epoch = found.document["steps_per_epoch"]

@@ -129,7 +129,9 @@ class Run(NamedTuple):
     selected: list[tuple[int, float]]
 
 
-def run(folder: Path, config: Config | None = None, train: Train | None = None, task: str = "single") -> Run:
+def run(
+    folder: Path, config: Config | None = None, train: Train | None = None, task: str = "single", data: str = "examples"
+) -> Run:
     """A trainer of the tiny network in a folder, on a fresh network as a new process would make it."""
     folder.mkdir(exist_ok=True)
     selected: list[tuple[int, float]] = []
@@ -144,6 +146,7 @@ def run(folder: Path, config: Config | None = None, train: Train | None = None, 
         train=loader,
         evaluate=partial(measure, loader=Eval(multi=task == "multi"), task=task, n_classes=CLASSES),
         watched="val",
+        data=data,
         config=config or tiny_config(),
         task=task,
         folder=folder,

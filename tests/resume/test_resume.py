@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,43 @@ def test_killed_between_the_files_of_an_evaluation(tmp_path: Path, after: int) -
     second, _, again = run(tmp_path / "cut", config)
     second.fit()
     assert again[0] == selected[-1]
+    assert_same_end(tmp_path / "cut", second, wanted)
+
+
+@pytest.mark.parametrize("n", [20, 40, 70])
+@pytest.mark.parametrize("k", [1, 5, 7, 12])
+def test_changed_data_begin_at_the_next_epoch(tmp_path: Path, n: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the epoch has more steps now, or fewer, and whatever is killed on the way."""
+    config, folder = tiny_config(engine__checkpoint_steps=1), tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(folder, config, Train(before=at_batch(k, terminate)))[0].fit()
+    before = checkpoint.load(checkpoint.stored(folder / "checkpoints")[0])
+    shutil.copytree(folder, tmp_path / "cut")
+    trainer, train, selected = run(folder, config, Train(n), data="others")
+    trainer.fit()
+    epochs = -(-k // 5)
+    assert len(train.seen) == (3 - epochs) * train.steps_per_epoch
+    assert trainer.total == 3 * train.steps_per_epoch
+    wanted = final_state(folder, trainer)
+    rows = wanted[0]["position"]["rows"]
+    assert rows[: len(before.document["position"]["rows"])] == clockless(before.document["position"]["rows"])
+    assert [row["epoch"] for row in rows if row["split"] == "val"] == [*range(1, k // 5 + 1), *range(epochs + 1, 4)] + (
+        [3] if epochs == 3 else []
+    )
+    assert selected[0][0] > epochs * train.steps_per_epoch or epochs == 3  # the old best does not count
+    assert f"from epoch {epochs + 1}" in (folder / "log.txt").read_text()
+
+    killed = [run(tmp_path / "cut", config, Train(n), data="others")[0]]
+    killed += [run(tmp_path / "cut", config, Train(n, before=at_batch(1, pull_the_plug)), data="others")[0]]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: pull_the_plug())  # saved, and the old ones not yet removed
+        with pytest.raises(KeyboardInterrupt):
+            killed[0].fit()
+    if epochs < 3:
+        with pytest.raises(KeyboardInterrupt):
+            killed[1].fit()
+    second, _, _ = run(tmp_path / "cut", config, Train(n), data="others")
+    second.fit()
     assert_same_end(tmp_path / "cut", second, wanted)
 
 
