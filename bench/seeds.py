@@ -1,4 +1,4 @@
-"""`python -m bench.seeds OUT [--recipe NAME] [--seeds N] [--cifar10 FOLDER]`: a CIFAR-10 recipe, several seeds in turn.
+"""`python -m bench.seeds OUT [--recipe NAME] [--protocol NAME] …`: a CIFAR-10 recipe, several seeds in turn.
 
 Each is the command a user would type. A run that is in OUT already is measured again, not trained again; one that was
 cut off goes on. Writes bench/results/NAME.json, with every epoch of every seed, and docs/img/NAME.png.
@@ -17,11 +17,11 @@ from plusx.report.charts import write_curve
 IMAGES = RESULTS.parents[1] / "docs" / "img"
 
 
-def trained(folder: Path, recipe: str, seed: int, *options: str) -> dict[str, Any]:
+def trained(folder: Path, recipe: str, protocol: str, seed: int, *options: str) -> dict[str, Any]:
     """One seed: its row, and its metrics epoch by epoch."""
     given = ("cifar10", "--recipe", recipe, "--seed", str(seed))
     run = plusx("train", *given, "--out", str(folder), *options)
-    test = plusx("evaluate", str(folder), "cifar10", *options)
+    test = plusx("evaluate", str(folder), "cifar10", "--protocol", protocol, *options)
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {"seed": seed, **row(f"plusx train {' '.join(given)}", run, test), "metrics": metrics}
 
@@ -31,15 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.seeds", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("--recipe", default="cifar10-fast")
+    parser.add_argument("--protocol", default="1-crop", help="how an image is viewed in the test")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
     asked = parser.parse_args()
     document = surroundings()
     root = ("--set", f"data.root={asked.cifar10}") if asked.cifar10 else ()
-    runs = [trained(asked.out / str(seed), asked.recipe, seed, *root) for seed in range(asked.seeds)]
+    runs = [trained(asked.out / str(seed), asked.recipe, asked.protocol, seed, *root) for seed in range(asked.seeds)]
     top1 = [run["top1"] for run in runs]
     document |= {
         "recipe": asked.recipe,
+        "protocol": asked.protocol,
         "mean": statistics.mean(top1),
         "std": statistics.stdev(top1) if len(top1) > 1 else None,
         "runs": runs,

@@ -163,7 +163,7 @@ def evaluate(
     data: Data,
     split: Annotated[str | None, typer.Option(help="train, val or test; default test, else val")] = None,
     protocol: Annotated[
-        str, typer.Option(help="1-crop (the centre), 10-crop, multi-scale, or multi-scale=PX,PX,…")
+        str, typer.Option(help="1-crop (the centre), 6-view, 10-crop, multi-scale, or multi-scale=PX,PX,…")
     ] = "1-crop",
     others: Annotated[
         list[str] | None, typer.Option("--with", metavar="MODEL2", help="average with another model; repeatable")

@@ -112,8 +112,8 @@ def evaluate(
         data: a folder, table, `.npz` or name, or an open data set.
         split: train, val, test; all, of data without splits. None is test, else val; of data without either the run's
             own validation examples where it is the run's own data, else all.
-        protocol: how an image is viewed (section 3.4): "1-crop", "10-crop", "multi-scale", or "multi-scale=224,256"
-            with shorter sides in px; see `plusx.data.views`.
+        protocol: how an image is viewed (section 3.4): "1-crop", "6-view", "10-crop", "multi-scale", or
+            "multi-scale=224,256" with shorter sides in px; see `plusx.data.views`.
         others: further models for the same classes, in any order.
         batch: images of the model's input size a forward pass; of larger views fewer.
         overrides: `section.field=value`, as `--set`.
@@ -261,8 +261,8 @@ def _check_members(members: Sequence[Classifier], protocol: str) -> None:
 def _doubts(members: Sequence[Classifier], dataset: Dataset, split: Split, protocol: str) -> list[str]:
     """What may make the result of these views, or of several models, another than it seems."""
     notes = []
-    if protocol == "10-crop" and dataset.mirror is False:
-        notes.append("10-crop mirrors images, and mirrored images of this data may be of another class")
+    if protocol in ("6-view", "10-crop") and dataset.mirror is False:
+        notes.append(f"{protocol} mirrors images, and mirrored images of this data may be of another class")
     hashes = {member.meta.get("manifest_hash") for member in members}
     if split.name != "test" and len(hashes) > 1:
         notes.append("the models were trained on different examples: if some are among these, the result is too good")

@@ -162,7 +162,7 @@ def test_json_of_evaluate(data: Path, run: Path) -> None:
     assert (found["protocol"], found["models"]) == ("1-crop", [f"{run}/model.safetensors"])
 
 
-@pytest.mark.parametrize("protocol", ["10-crop", "multi-scale", "multi-scale=8,12"])
+@pytest.mark.parametrize("protocol", ["6-view", "10-crop", "multi-scale", "multi-scale=8,12"])
 def test_evaluate_averages_views_and_models(data: Path, run: Path, protocol: str) -> None:
     words = ("evaluate", run, data, "--protocol", protocol, "--with", run / "model.safetensors", "--with", run)
     found = value(plusx(*words, "--json"))

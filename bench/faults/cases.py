@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.faults.around import clocks, decoders, memory, places
 from bench.faults.calls import calls
 from bench.faults.cost import cost
 from bench.faults.damage import damage
 from bench.faults.disk import full
 from bench.faults.kills import kills
 from bench.faults.matrix import matrix
-from bench.faults.ranks import losses, worlds
+from bench.faults.ranks import losses, meeting, saves, worlds
 from bench.faults.stops import leftovers, sigterm
 from bench.faults.tiny import Result
 
@@ -40,16 +41,18 @@ CASES = {
     "R4": Case(full, 2, 50, ("unshare", "--map-root-user", "--mount", "true")),
     "R5": Case(damage, 220, 1100),
     "R6": Case(matrix, 2, ALL),
-    "R7": Case(worlds, 0, 10),  # tests/distributed tries these two
+    "R7": Case(worlds, 0, 10),  # tests/distributed tries these two and the like of E6
     "R8": Case(losses, 0, 60),
     "R9": Case(leftovers, 5, 100),
     "R10": Case(cost, 1, 4),
+    "C6": Case(places, 3, 30),
+    "C7": Case(decoders, 1, 30),
+    "C8": Case(memory, 1, 30),
+    "C11": Case(clocks, 1, 30),
+    "E6": Case(saves, 0, 30),
+    "E7": Case(meeting, 2, 30),
 }
 UNTESTED = {
-    "C6": "an output folder that is deleted, or becomes a file, in the midst of a run; errors of NFS",
-    "C7": "shared memory that is full, a crash inside a decoding process",
-    "C8": "memory that the system refuses, a GPU out of memory",
-    "C11": "a clock that is set back in the midst of a run",
-    "E6": "rank 0 killed in the midst of a save",
-    "E7": "an address or a port that is wrong, ranks with other versions or data",
+    "C6": "errors of NFS",
+    "C8": "a GPU out of memory",
 }

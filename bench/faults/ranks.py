@@ -1,16 +1,32 @@
-"""R7 and R8: several processes under torchrun, that stop and go on with another number, or lose one of them."""
+"""R7, R8, E6 and E7: several processes that stop and go on with another number, lose one, or never meet."""
 
+import os
 import random
+import re
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from bench.faults.tiny import Result, data
-from tests.distributed.test_runs import Outcome, start
+from tests.distributed.test_runs import DRIVER, OPTIONS, Outcome, start
 
 SECONDS = 30.0  # in which everybody is gone
 WITHIN = 1e-6  # of a step's loss, when the number of processes changes
 ONE_BATCH = ("engine.sync_bn=true",)  # so that a step computes the same, whoever shares it
 LOST = "plusx: rank {rank} lost at step {step}"
+NAME = "tiny.npz"
+MEETING = 60.0  # seconds for ranks that cannot work together to say so
+STRANGERS = {
+    "version": "rank 1 differs: torch is 1.0, on rank 0 ",
+    "data": "rank 1 differs: the data is ",
+    "port": "cannot meet the others at 127.0.0.1:",
+    "address": "cannot meet the others at no-host.invalid:",
+    "missing": "rank 1 of 2 did not come",
+}
 WORDS = {
     "kill": LOST,
     "stop": LOST,
@@ -81,6 +97,97 @@ def losses(tries: int, folder: Path) -> Result:
         tries,
         passed,
         (*notes, f"the slowest end came {slowest:.1f} s after the last step"),
+    )
+
+
+def saves(tries: int, folder: Path) -> Result:
+    """Rank 0 is killed while it saves, a file half written or not yet in its place; then the same command."""
+    draw, passed, slowest, notes, number = random.Random("E6"), 0, 0.0, [], 0
+    undisturbed, most = start(folder / "two", data(folder), 2), 60
+    while number < tries:
+        file = draw.randrange(1, most)
+        own = folder / f"save-{number}-{file}"
+        outcome = start(own, data(folder), 2, fault=f"save:0:{file}")
+        if outcome.done.returncode == 0:  # there are not so many files
+            most = min(most, file)
+            continue
+        seconds = time.time() - (own / "seen" / "killed").stat().st_mtime
+        slowest = max(slowest, seconds)
+        named = re.search(r"^plusx: rank 0 lost| rank +: 0 ", outcome.done.stderr, re.MULTILINE)
+        said = "" if named else f"told {outcome.done.stderr[-300:]}"
+        said = said or (f"it took {seconds:.0f} s" if seconds > SECONDS else "")
+        again = start(own, data(folder), 2)
+        same = again.done.returncode == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
+        said = said or ("" if same else f"other bits: {again.done.stderr[-300:]}")
+        passed += not said
+        notes += [f"try {number}, file {file}: {said}"] if said else []
+        number += 1
+    return Result(
+        "E6",
+        "rank 0 of two killed while it saves, with half a file written or a whole one not yet in its place; then the "
+        "same command",
+        f"everybody is gone within {SECONDS:.0f} s, and the other rank or torchrun names rank 0; then the same bits",
+        tries,
+        passed,
+        (*notes, f"the slowest end came {slowest:.1f} s after the kill"),
+    )
+
+
+def meeting(tries: int, folder: Path) -> Result:
+    """Ranks that cannot meet, or should not work together."""
+    passed, slowest, notes = 0, 0.0, []
+    for name in ("one", "other"):  # two machines, each with its own file of the same name
+        data((folder / name).resolve())
+    with np.load(folder / "other" / NAME) as arrays:
+        np.savez(folder / "other" / NAME, **{name: array[::-1] for name, array in arrays.items()})
+    for number in range(tries):
+        kind, words = list(STRANGERS.items())[number % len(STRANGERS)]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            if kind != "port":
+                server.close()
+            there = {"MASTER_ADDR": "no-host.invalid" if kind == "address" else "127.0.0.1", "MASTER_PORT": str(port)}
+            own, started = folder / f"{kind}-{number}", time.monotonic()
+            ranks = [
+                alone(own, folder / ("other" if kind == "data" and rank else "one"), rank, kind, there)
+                for rank in range(1 if kind in ("port", "missing") else 2)
+            ]
+            told = "".join(rank.communicate(timeout=2 * MEETING)[1] for rank in ranks)
+        seconds = time.monotonic() - started
+        slowest = max(slowest, seconds)
+        good = all(rank.returncode == 1 for rank in ranks) and words in told and "Traceback" not in told
+        said = "" if good and seconds < MEETING else f"{seconds:.0f} s, {[r.returncode for r in ranks]}: {told[-400:]}"
+        passed += not said
+        notes += [f"try {number}, {kind}: {said}"] if said else []
+    return Result(
+        "E7",
+        "in turn: ranks with another version of PyTorch, ranks with other data, the port of the meeting taken by "
+        "another program, a host that does not exist, a rank that does not come",
+        f"exit code 1 within {MEETING:.0f} s and a line that says which of these it was",
+        tries,
+        passed,
+        (*notes, f"the slowest end took {slowest:.1f} s"),
+    )
+
+
+def alone(folder: Path, place: Path, rank: int, kind: str, there: dict[str, str]) -> "subprocess.Popen[str]":
+    """One rank of two, started by hand, with the data that lies in a place."""
+    (folder / "seen").mkdir(parents=True, exist_ok=True)
+    who = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **there}
+    root = str(Path(__file__).parents[2])
+    own = {
+        "OMP_NUM_THREADS": "1",
+        "OBSERVED": str(folder.resolve() / "seen"),
+        "FAULT": f"{kind}:1:0",
+        "PYTHONPATH": root,
+    }
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), NAME, str(folder.resolve() / "run"), *OPTIONS],
+        cwd=place,
+        env={**os.environ, **who, **own},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -110,7 +110,7 @@ def _same(given: Orders, wanted: tiny.Ending, made: list[dict[str, object]]) -> 
 def _left(session: int, before: set[str]) -> str:
     """What of a session is still there when its time is over; '' as soon as nothing is."""
     end, files = time.monotonic() + SECONDS, _shared() - before
-    while processes := _members(session) or files:
+    while processes := members(session) or files:
         if time.monotonic() > end:
             return f"left: {processes or files}"
         time.sleep(0.05)
@@ -122,7 +122,7 @@ def _shared() -> set[str]:
     return set(os.listdir(SHARED)) if SHARED.exists() else set()
 
 
-def _members(session: int) -> list[int]:
+def members(session: int) -> list[int]:
     """Processes of a session that live."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -289,10 +289,11 @@ class _Photos:
         pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
         try:
             yield from pool.results(tasks)
-        except BaseException:  # closed early, too
-            pool.close()
-            raise
-        self._pool = pool
+        finally:
+            if pool.waiting:  # closed early, or failed
+                pool.close()
+            else:
+                self._pool = pool
 
     def _paths_of(self, ids: Ids) -> tuple[str, ...]:
         return () if self._paths is None else tuple(self._paths[i] for i in ids.tolist())
@@ -305,6 +306,7 @@ class _Workers:
         # Passes tensors through shared memory. A child of a fork server would have another parent to end with.
         context = torch.multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         self._processes, self._pipes = [], []
+        self.waiting: deque[tuple[Ids, Any]] = deque()  # tasks whose pixels nobody has had yet
         # A process inherits the mask, so that no signal finds it, or the fork, halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         for _ in range(count):
@@ -323,20 +325,25 @@ class _Workers:
             ImageError: a file that cannot be decoded.
             TrainingError: a process died, or does not answer.
         """
-        waiting: deque[tuple[Ids, Any]] = deque()
+        waiting = self.waiting
         try:
             for task, pipe in zip(tasks, itertools.cycle(self._pipes), strict=False):
-                pipe.send(task)
                 waiting.append((task.ids, pipe))
+                pipe.send(task)
                 if len(waiting) > 2 * len(self._pipes):
-                    yield _answer(*waiting.popleft())
+                    yield self._next()
             while waiting:
-                yield _answer(*waiting.popleft())
+                yield self._next()
         except (OSError, EOFError) as error:
             raise TrainingError(
                 "A decoding process died.",
                 "Most often memory or shared memory (/dev/shm) ran out; --set data.workers=0 needs neither.",
             ) from error
+
+    def _next(self) -> tuple[Ids, Tensor]:
+        found = _answer(*self.waiting[0])
+        self.waiting.popleft()
+        return found
 
     def close(self) -> None:
         """End the processes: each may finish the batch at hand, but not for long."""

@@ -1,4 +1,4 @@
-"""The paper's test protocols (section 3.4): the views of an image that a network answers to.
+"""Test protocols, the paper's (section 3.4) and one for small images: the views of an image that a network answers to.
 
 The probabilities of an image are the mean over its views. Each view starts from the decoded image and is normalised as
 in training.
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
+from torch.nn import functional
 
 from plusx.data.transforms import MAX_SIDE, Preprocess
 from plusx.errors import ConfigError
@@ -37,6 +38,19 @@ def ten_crops(rules: Preprocess, image: Tensor) -> list[Tensor]:
     return [x for crop in map(rules.normalize, crops) for x in (crop, crop.flip(2))]
 
 
+def six_views(rules: Preprocess, image: Tensor) -> list[Tensor]:
+    """The view of evaluation, and that view one pixel further up and left, and down and right; each with its mirror.
+
+    What moves in from outside is the image's reflection. For networks trained with small translations (Jordan 2024,
+    arXiv 2404.00498).
+    """
+    view = rules(image)
+    height, width = view.shape[1:]
+    padded = functional.pad(view[None], (1, 1, 1, 1), mode="reflect")[0]
+    moved = (padded[:, top : top + height, left : left + width] for top, left in ((1, 1), (2, 2), (0, 0)))
+    return [x for y in moved for x in (y, y.flip(2))]
+
+
 def scales(rules: Preprocess, image: Tensor, sides: tuple[int, ...] = ()) -> list[Tensor]:
     """The whole image at several sizes, for a network that is fully convolutional.
 
@@ -51,6 +65,7 @@ def scales(rules: Preprocess, image: Tensor, sides: tuple[int, ...] = ()) -> lis
 
 PROTOCOLS: dict[str, tuple[Views, int]] = {
     "1-crop": (one_crop, 1),
+    "6-view": (six_views, 6),
     "10-crop": (ten_crops, 10),
     "multi-scale": (scales, len(SIDES)),
 }

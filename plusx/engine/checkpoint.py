@@ -42,7 +42,7 @@ def save(folder: Path, step: int, document: Mapping[str, Any], tensors: Mapping[
     everything = {**tensors, DOCUMENT: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     path = folder / f"step-{step:09d}.safetensors"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # a run folder that somebody removed does not come back as a half
         tensorfile.write(path, everything, {"sha256": tensorfile.digest(everything)})
         older = [p for p in stored(folder) if p.name < path.name]
         for old in older[KEPT - 1 :]:

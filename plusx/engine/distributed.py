@@ -31,7 +31,7 @@ from plusx.errors import PlusxError, TrainingError
 
 TIMEOUT = timedelta(seconds=90)  # of a collective, after which a rank counts as lost
 JOIN_TIMEOUT = timedelta(seconds=50)  # for all ranks to come
-PATIENCE = timedelta(days=1)  # for what rank 0 does alone, such as reading every file
+GLANCE = 1.0  # seconds, at most, between two looks for the words of another rank, or for its failure
 STOPPED_SECONDS = 10  # that a rank of this machine may be stopped (SIGSTOP) before it is ended
 ROLL_CALL_SECONDS = 2.0  # for survivors to say that they live
 FOLDER = "failures"  # of a run: the first failure of each rank
@@ -103,13 +103,9 @@ class World:
         """Other ranks: waits for what rank 0 tells.
 
         Raises:
-            RankError: the store is gone, and rank 0 with it.
+            RankError: another rank failed, or the store is gone, and rank 0 with it.
         """
-        try:
-            self._store.wait([topic], PATIENCE)
-            return json.loads(self._store.get(topic))
-        except RuntimeError as error:
-            raise self.lost() from error
+        return self._said(topic)
 
     @contextmanager
     def in_order(self, topic: str) -> Iterator[None]:
@@ -137,8 +133,7 @@ class World:
 
     def _differing(self, rank: int, values: Mapping[str, str]) -> str:
         """What another rank has otherwise than rank 0; '' for nothing."""
-        self._store.wait([f"values/{rank}"], PATIENCE)
-        theirs = json.loads(self._store.get(f"values/{rank}"))
+        theirs = self._said(f"values/{rank}")
         odd = [key for key in {**values, **theirs} if theirs.get(key) != values.get(key)]
         said = "; ".join(f"{key} is {theirs.get(key)}, on rank 0 {values.get(key)}" for key in odd)
         return f"rank {rank} differs: {said}." if odd else ""
@@ -194,6 +189,21 @@ class World:
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps({**values, "failure": traceback.format_exc()}, indent=1) + "\n")
+
+    def _said(self, topic: str) -> Any:
+        """What a rank says, waited for as long as no rank fails."""
+        try:
+            pause = 0.01
+            while not self._store.check([topic]):
+                if self._store.check(["failure"]) and not self._store.check([topic]):
+                    raise self.lost()
+                time.sleep(pause)
+                pause = min(1.5 * pause, GLANCE)
+            return json.loads(self._store.get(topic))
+        except RankError:
+            raise
+        except RuntimeError as error:
+            raise self.lost() from error
 
     def _failure(self) -> dict[str, Any] | None:
         """The first failure that a rank told, waited for a moment."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from plusx.config import Config, Facts
 from plusx.errors import ConfigError
 from plusx.recipes.choose import Choice, Machine, choose, default_recipe
-from plusx.recipes.cifar10 import cifar10_fast, cifar10_modern, cifar10_paper
+from plusx.recipes.cifar10 import cifar10_94, cifar10_fast, cifar10_modern, cifar10_paper
 from plusx.recipes.imagenet import imagenet_modern, imagenet_paper
 from plusx.recipes.photo import photo, photo_finetune
 from plusx.recipes.small import small
@@ -25,6 +25,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-paper": cifar10_paper,
     "cifar10-modern": cifar10_modern,
     "cifar10-fast": cifar10_fast,
+    "cifar10-94": cifar10_94,
     "imagenet-paper": imagenet_paper,
     "imagenet-modern": imagenet_modern,
 }

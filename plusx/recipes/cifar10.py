@@ -55,7 +55,7 @@ def cifar10_fast(facts: Facts) -> Config:
     """ResNet-20 of the paper (option A, 269,722 parameters) near the paper's test accuracy of 91.25 % in 24 epochs.
 
     The images are whitened by a fixed 3x3 ZCA convolution, a buffer measured on the training set; He's initialisation
-    by fan-in; translations by 2 px, into the image's reflection, and alternating mirrors; SGD with Nesterov momentum, a
+    by fan-in; translations by 2 px and alternating mirrors; SGD with Nesterov momentum, a
     rate of 0.4 that falls in a line to exactly 0, weight decay 5e-4 on weights only, label smoothing 0.1. The last
     weights count, on the single view.
 
@@ -67,11 +67,39 @@ def cifar10_fast(facts: Facts) -> Config:
     return Config(
         recipe="cifar10-fast",
         data=configs.DataConfig(mode="small"),
-        augment=configs.AugmentConfig(crop="translate", pad=2, padding_mode="reflect", flip="alternate"),
+        augment=configs.AugmentConfig(crop="translate", pad=2, flip="alternate"),
         model=configs.ModelConfig(
             name="resnet20", init="he-fan-in", zero_init_last=False, whiten_input=True, whiten_stem=False
         ),
         optim=configs.OptimConfig(name="sgd", lr=0.4, weight_decay=5e-4, nesterov=True, label_smoothing=0.1),
         schedule=configs.ScheduleConfig(name="linear", epochs=24, warmup=0.1),
         engine=configs.EngineConfig(batch=128, select="last"),
+    )
+
+
+def cifar10_94(facts: Facts) -> Config:
+    """94 % on CIFAR-10 in half an hour on two CPU cores, with a wider and shallower residual network.
+
+    ResNet-11 (`plusx.models.pooled`), images whitened as in `cifar10-fast`, He's initialisation by fan-in; translations
+    by 4 px into the image's reflection, alternating mirrors, squares of 8 px cut out; SGD with Nesterov momentum, a
+    rate of 0.2 that falls in a line to exactly 0, weight decay 5e-4 on weights only, label smoothing 0.1. The last
+    weights count. The test-time rule: `plusx evaluate RUN cifar10 --protocol 6-view`, the mean over the image, the
+    image moved by a pixel up and left and down and right, and the mirrors of all three.
+
+    Source: the network after Page's ResNet-9 (DAWNBench 2018), views and mirrors after Jordan (2024, arXiv 2404.00498);
+    the rest by trial (`docs/log.md`).
+    Cost: about half an hour on two CPU cores.
+    Expected result: 94.4 % with six views, 93.2 % with one: one seed of 36 epochs; three seeds
+    of this recipe are not measured yet.
+    """
+    return Config(
+        recipe="cifar10-94",
+        data=configs.DataConfig(mode="small"),
+        augment=configs.AugmentConfig(crop="translate", pad=4, padding_mode="reflect", flip="alternate", cutout=8),
+        model=configs.ModelConfig(
+            name="resnet11", init="he-fan-in", zero_init_last=False, whiten_input=True, whiten_stem=False
+        ),
+        optim=configs.OptimConfig(name="sgd", lr=0.2, weight_decay=5e-4, nesterov=True, label_smoothing=0.1),
+        schedule=configs.ScheduleConfig(name="linear", epochs=32, warmup=0.1),
+        engine=configs.EngineConfig(batch=128, select="last", evaluate_every=8),
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,18 @@ def main():
 
 main()
 """
+
+
+def test_workers_stay_from_epoch_to_epoch_unless_one_is_left_in_its_midst(photos: Split) -> None:
+    loader, seen, others = make(photos, "photo", 2, crop="none"), [], multiprocessing.active_children()
+    for epoch, count in ((0, loader.steps_per_epoch), (1, loader.steps_per_epoch), (2, 1), (3, loader.steps_per_epoch)):
+        with closing(loader.epoch(epoch)) as batches:
+            for _ in range(count):  # as the trainer does, which does not ask for one more
+                next(batches)
+            seen.append({process.pid for process in multiprocessing.active_children() if process not in others})
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == len(seen[3]) == 2
+    assert not seen[3] & seen[2]
 
 
 @pytest.mark.parametrize("what", ["die", "group", "idle", "leave"])

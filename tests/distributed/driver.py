@@ -1,8 +1,10 @@
 """One rank of a tiny run, told by the environment what to suffer and where to write what it saw.
 
-FAULT is `kind:rank:step`; it happens once, in the first attempt. OBSERVED is a folder.
+FAULT is `kind:rank:step`; it happens once, in the first attempt. For `save` the step counts files that are made safe,
+and `version` is there from the start. OBSERVED is a folder.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -13,13 +15,15 @@ from typing import Any
 
 import torch
 
+from plusx import modelfile
 from plusx.data.loader import Batch, TrainLoader
-from plusx.engine import trainer
+from plusx.engine import tensorfile, trainer
 from plusx.errors import ImageError, PlusxError
 from plusx.run import train
 
 RANK, ATTEMPT = int(os.environ.get("RANK", "0")), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 KIND, WHERE, STEP = [*os.environ.get("FAULT", "none:-1:-1").split(":")]
+OBSERVED = Path(os.environ["OBSERVED"])
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
 
 
@@ -28,7 +32,8 @@ def due(step: int) -> bool:
     return ATTEMPT == 0 and int(WHERE) == RANK and int(STEP) == step
 
 
-step_of_the_run, epoch_of_the_loader = trainer.train_step, TrainLoader.epoch
+step_of_the_run, epoch_of_the_loader, sync = trainer.train_step, TrainLoader.epoch, tensorfile._sync
+synced = itertools.count(1)
 
 
 def train_step(net: Any, optimizer: Any, batch: Batch, *rest: Any) -> float:
@@ -44,7 +49,7 @@ def train_step(net: Any, optimizer: Any, batch: Batch, *rest: Any) -> float:
         if KIND == "bug":
             raise KeyError("a bug")
     loss = step_of_the_run(net, optimizer, batch, *rest)
-    with (Path(os.environ["OBSERVED"]) / f"rank-{RANK}.jsonl").open("a") as file:
+    with (OBSERVED / f"rank-{RANK}.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "ids": batch.ids.tolist(), "loss": loss}) + "\n")
     return loss
 
@@ -57,9 +62,21 @@ def epoch(self: TrainLoader, epoch: int, start: int = 0) -> Iterator[Batch]:
         yield batch
 
 
+def torn(path: Path) -> None:
+    """A file that is made safe; the process may die with only half of it written, or all of it and not yet in place."""
+    if KIND == "save" and path.is_file() and due(number := next(synced)):
+        os.truncate(path, path.stat().st_size // (1 + number % 2))
+        (OBSERVED / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(path)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    trainer.train_step, TrainLoader.epoch = train_step, epoch  # type: ignore[assignment]
+    trainer.train_step, TrainLoader.epoch, tensorfile._sync = train_step, epoch, torn  # type: ignore[assignment]
+    if KIND == "version" and int(WHERE) == RANK:
+        told = modelfile.versions()
+        modelfile.versions = lambda: told | {"torch": "1.0"}
     try:
         train(sys.argv[1], out=sys.argv[2], overrides=sys.argv[3:])
     except PlusxError as error:

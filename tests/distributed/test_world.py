@@ -1,5 +1,6 @@
 """What ranks share, without starting any."""
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from plusx.data.dataset import Split
 from plusx.data.names import Names
 from plusx.data.sampling import batch_bounds, share
-from plusx.engine.distributed import World
+from plusx.engine.distributed import RankError, World
 from plusx.engine.synced import SyncedBatchNorm, synchronize
 from plusx.errors import DataError
 
@@ -55,6 +56,15 @@ def test_alone_nothing_is_exchanged() -> None:
     world.compare({"a": "1"})
     with world.in_order("topic"):
         assert world.leads
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nobody_waits_for_the_words_of_a_rank_that_failed(rank: int) -> None:
+    store = dist.HashStore()
+    store.set("failure", json.dumps({"rank": 1 - rank, "message": "the disk is full.", "hint": "Free it."}))
+    world = World(rank, 2, store)
+    with pytest.raises(RankError, match="the disk is full"):
+        world.compare({"a": "1"}) if world.leads else world.told("prepared")
 
 
 @pytest.fixture

@@ -30,11 +30,17 @@ def names(folder: Path) -> list[str]:
 def test_round_trip(tmp_path: Path) -> None:
     saved = tensors()
     document = {"position": {"step": 3, "rows": [{"loss": 0.1}]}, "steps_per_epoch": 5}
-    path = checkpoint.save(tmp_path / "new" / "folder", 3, document, saved)
+    path = checkpoint.save(tmp_path / "new", 3, document, saved)
     found = checkpoint.load(path)
     assert found.document == {"format": 1, **document}
     assert found.tensors.keys() == saved.keys()
     assert all(torch.equal(saved[k], v) and saved[k].dtype == v.dtype for k, v in found.tensors.items())
+
+
+def test_a_run_folder_that_is_gone_does_not_come_back_as_a_half(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="gone/checkpoints: cannot be changed: No such file"):
+        checkpoint.save(tmp_path / "gone" / "checkpoints", 3, {}, tensors())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_are_kept_newest_by_step_whatever_the_clock_says(tmp_path: Path) -> None:

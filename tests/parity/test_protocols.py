@@ -144,6 +144,15 @@ def ten_crops(m: Member, pixels: Tensor) -> list[Tensor]:
     return [*(normalised(view, m.rules) for view in views), centre, torch.flip(centre, [2])]
 
 
+def six_views(m: Member, pixels: Tensor) -> list[Tensor]:
+    centre, views = one_crop(m, pixels)[0], []
+    for step in (0, 1, -1):  # rows and columns beyond the edge are those as far within it
+        where = [min(abs(i), 2 * (m.rules.size - 1) - i) for i in range(step, m.rules.size + step)]
+        moved = centre[:, where][:, :, where]
+        views += [moved, torch.flip(moved, [2])]
+    return views
+
+
 def multi_scale(m: Member, pixels: Tensor, sides: Sequence[int] = SIDES) -> list[Tensor]:
     return [normalised(resized(pixels, side), m.rules) for side in sides]
 
@@ -186,6 +195,7 @@ def check_counts(result: Evaluation, p: Tensor, targets: Tensor) -> None:
 
 PROTOCOLS: dict[str, Answer] = {
     "1-crop": one_crop,
+    "6-view": six_views,
     "10-crop": ten_crops,
     "multi-scale": lambda m, pixels: multi_scale(m, pixels, (16, 18, 27, 34, 46)),  # {224 … 640} * 16 / 224
     "multi-scale=12,17,23": multi_scale,
