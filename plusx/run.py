@@ -174,7 +174,7 @@ def train(
             events = world.leads and request.changes().get("engine.tensorboard", False)
             log = Log(folder if world.leads else None, tensorboard=events, quiet=not world.leads)
             with world.in_order("prepared"):
-                plan, dataset, manifest_hash = prepare(folder, request, dataset, log, accept_data_change)
+                plan, dataset, manifest_hash = prepare(folder, request, dataset, log, accept_data_change, world.rank)
             world.compare(identity(plan, manifest_hash))
             result = make_trainer(folder, plan, dataset, manifest_hash, log, on_step, world).fit()
             with world.in_order("finished"):
@@ -274,12 +274,13 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def prepare(
-    folder: Path, request: Request, dataset: Dataset, log: Log, accept: bool = False
+    folder: Path, request: Request, dataset: Dataset, log: Log, accept: bool = False, rank: int = 0
 ) -> tuple[Plan, Dataset, str]:
     """The plan, the data without bad files, and the hash of its manifest; new ones are written and told.
 
     Raises:
-        DataError: files that cannot be decoded, or data that changed since the run began and is not to be accepted.
+        DataError: files that cannot be decoded, data that changed since the run began and is not to be accepted, or
+            that is another than rank 0's.
     """
     path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
     plan = read_plan(path, request) if path.exists() else None
@@ -291,6 +292,8 @@ def prepare(
         write_json(record, found, indent=None)
         write_plan(path, plan)
     elif any(changes := manifest.compare(old := read_json(record), found)):
+        if rank:
+            raise DataError(f"the data differs from that of rank 0: {changes}.", "Give every rank the same files.")
         if not accept:
             raise DataError(
                 f"the data of {folder} changed since the run began: {changes}.",

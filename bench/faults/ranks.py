@@ -22,7 +22,7 @@ NAME = "tiny.npz"
 MEETING = 60.0  # seconds for ranks that cannot work together to say so
 STRANGERS = {
     "version": "rank 1 differs: torch is 1.0, on rank 0 ",
-    "data": "rank 1 differs: the data is ",
+    "data": "rank 1: the data differs from that of rank 0: ",
     "port": "cannot meet the others at 127.0.0.1:",
     "address": "cannot meet the others at no-host.invalid:",
     "missing": "rank 1 of 2 did not come",

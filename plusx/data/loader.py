@@ -123,7 +123,7 @@ class TrainLoader:
         self._moving = None if preprocess.mean_image is None else MovingMean(preprocess, augment, seed, device)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """Steps `start` to the last of an epoch; closing the generator ends the workers' work.
+        """Steps `start` to the last of an epoch; closing the generator ends the workers' work, `close` the workers.
 
         Raises:
             ImageError: a file that cannot be decoded.
@@ -132,6 +132,10 @@ class TrainLoader:
         with closing(self._pixels.batches(epoch, self._ids(epoch, start))) as batches:
             for step, (ids, pixels) in enumerate(batches, start):
                 yield self._batch(epoch, step, ids, pixels)
+
+    def close(self) -> None:
+        """End the workers that wait for the next epoch; one that is asked for all the same starts new ones."""
+        self._pixels.close()
 
     def _ids(self, epoch: int, start: int) -> Iterator[Ids]:
         """The ids of each step that are this process's, some steps' order computed at a time."""
@@ -173,6 +177,9 @@ class _Memory:
         """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
         for chosen in ids:
             yield chosen, self._cut(epoch, chosen)
+
+    def close(self) -> None:
+        """Nothing runs between batches."""
 
     def _cut(self, epoch: int, ids: Ids) -> Tensor:
         augment, size = self.augment, self.size
@@ -290,10 +297,15 @@ class _Photos:
         try:
             yield from pool.results(tasks)
         finally:
+            self._pool = pool
             if pool.waiting:  # closed early, or failed
-                pool.close()
-            else:
-                self._pool = pool
+                self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
     def _paths_of(self, ids: Ids) -> tuple[str, ...]:
         return () if self._paths is None else tuple(self._paths[i] for i in ids.tolist())

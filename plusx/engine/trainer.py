@@ -46,6 +46,9 @@ class TrainLoader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch from position `start`; closing the iterator ends the work of its workers."""
 
+    def close(self) -> None:
+        """End what may wait for the next epoch."""
+
 
 @dataclass
 class Position:
@@ -156,7 +159,7 @@ class Trainer:
         """
         self._resume()
         config, world, at, per_epoch = self.config, self.world, self.at, self.train.steps_per_epoch
-        with StopSignals() as signals, self.log.progress(at.step, self.total):
+        with StopSignals() as signals, closing(self.train), self.log.progress(at.step, self.total):
             try:
                 while at.step < self.total or self._evaluation_due():
                     if self._evaluation_due():

@@ -267,6 +267,11 @@ def test_workers_stay_from_epoch_to_epoch_unless_one_is_left_in_its_midst(photos
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == len(seen[3]) == 2
     assert not seen[3] & seen[2]
+    for _ in range(2):
+        loader.close()
+        assert not {process.pid for process in multiprocessing.active_children()} & seen[3]
+    assert len(list(loader.epoch(4))) == loader.steps_per_epoch
+    loader.close()
 
 
 @pytest.mark.parametrize("what", ["die", "group", "idle", "leave"])

@@ -101,5 +101,7 @@ def test_protocols_and_how_many_views_they_make() -> None:
 def test_other_protocols_are_refused(protocol: str) -> None:
     with pytest.raises(ConfigError) as error:
         views_of(protocol)
-    assert str(error.value).startswith(f"--protocol: got {protocol!r}, expected one of 1-crop, 10-crop, multi-scale, ")
+    assert str(error.value).startswith(
+        f"--protocol: got {protocol!r}, expected one of 1-crop, 6-view, 10-crop, multi-scale, "
+    )
     assert error.value.hint == "PX is a shorter side from 1 to 8192, as in multi-scale=224,256,384."

@@ -171,6 +171,7 @@ def test_a_failing_loader_stops_after_saving_every_step_made(tmp_path: Path) -> 
         run(tmp_path, train=train)[0].fit()
     assert steps(tmp_path) == [7, 5]
     assert train.closed == 2
+    assert train.ended
 
 
 @pytest.mark.parametrize(

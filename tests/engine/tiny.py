@@ -56,7 +56,8 @@ class Train:
         self.data, self.n, self.steps_per_epoch = examples(n, multi=multi), n, n // 8
         self.before = before or (lambda epoch, step: None)
         self.seen: list[list[int]] = []
-        self.closed = 0
+        self.closed = 0  # epochs
+        self.ended = False
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(epoch))
@@ -69,6 +70,9 @@ class Train:
                 yield Batch(self.data.images[ids], self.data.targets[ids], ids)
         finally:
             self.closed += 1
+
+    def close(self) -> None:
+        self.ended = True
 
 
 class Eval:
