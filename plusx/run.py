@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -249,7 +249,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock = path.open("a+")
     except OSError as error:
         raise PlusxError(f"{folder}: {error.strerror}.", "Name another run folder with --out.") from None
-    with lock:
+    with lock, _not_inherited(lock):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())  # not one that its owner just removed
@@ -271,6 +271,27 @@ def claimed(folder: Path) -> Iterator[None]:
                         left.unlink(missing_ok=True)
                     for made in new:
                         made.rmdir()
+
+
+_own: set[IO[str]] = set()  # open files that no child may keep open
+
+
+def _close_own() -> None:
+    for file in _own:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_own)
+
+
+@contextmanager
+def _not_inherited(file: IO[str]) -> Iterator[None]:
+    """Keep a file from children: decoding processes outlive a killed parent for a moment, and with them its lock."""
+    _own.add(file)
+    try:
+        yield
+    finally:
+        _own.remove(file)
 
 
 def prepare(

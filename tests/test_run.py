@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -207,6 +208,23 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert ran.code == 1
     assert ran.err.startswith(f"plusx: {tmp_path}/run is in use by process {os.getpid()} on ")
     assert ran.err.endswith("Wait for it, or name another one with --out.\n")
+
+
+def test_a_child_that_outlives_its_parent_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """Decoding processes are forked, and live for a moment after their parent was killed."""
+    ours, theirs = multiprocessing.Pipe()
+    with claimed(tmp_path / "run"):
+        (tmp_path / "run" / "config.json").touch()
+        child = multiprocessing.get_context("fork").Process(target=lambda: (theirs.send(None), theirs.recv()))
+        child.start()
+        ours.recv()
+    try:
+        with claimed(tmp_path / "run"):
+            assert child.is_alive()
+    finally:
+        ours.send(None)
+        child.join(10)
+    assert child.exitcode == 0
 
 
 def test_a_lock_whose_owner_died_is_taken_over(tmp_path: Path) -> None:
