@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -397,6 +398,7 @@ def _serve(cutter: _Cutter, pipe: Any, others: list[Any], parent: int) -> None:
         other.close()
     torch.set_num_threads(1)
     keep_freed_memory()
+    sys.excepthook = _tell_unless_gone
     # A signal to the whole group must leave the workers alive: the training process saves first, and then ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere SIGTERM ends a worker, whoever sent it
@@ -409,6 +411,12 @@ def _serve(cutter: _Cutter, pipe: Any, others: list[Any], parent: int) -> None:
                 pipe.send(cutter.cut(task))
             except ImageError as error:
                 pipe.send(_Bad(error.path, error.reason))
+
+
+def _tell_unless_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Errors of the thread that hands pixels over, but not that a killed training process takes no more of them."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with(parent: int) -> None:

@@ -21,7 +21,7 @@ from plusx.config import AugmentConfig
 from plusx.data import augment as augment_module
 from plusx.data.dataset import Split
 from plusx.data.decode import decode
-from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
+from plusx.data.loader import Batch, TrainLoader, _tell_unless_gone, eval_loader, train_loader
 from plusx.data.names import Names
 from plusx.data.sampling import order
 from plusx.errors import DataError, ImageError, TrainingError
@@ -339,3 +339,13 @@ def test_training_and_evaluation_decode_alike(photos: Split) -> None:
         for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
             assert (image - RULES.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
     assert decode(photos.paths[5]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(EOFError(), ""), (BrokenPipeError(), ""), (KeyError("a"), "KeyError: 'a'")]
+)
+def test_a_worker_says_nothing_of_a_parent_that_is_gone(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell_unless_gone(type(error), error, None)
+    assert capsys.readouterr().err.strip() == told
