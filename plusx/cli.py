@@ -50,13 +50,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**options)
         except KeyboardInterrupt:
+            _deafen()
             _say("plusx: stopped by Ctrl-C.", stderr=True)
             raise typer.Exit(130) from None
         except PlusxError as error:
+            _deafen()
             _tell(error, **options)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     return app.command()(guarded)
+
+
+def _deafen() -> None:
+    """This process is about to end: one more Ctrl-C must not come between what it tells and its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) -> None:

@@ -31,12 +31,14 @@ class Ran(NamedTuple):
 
 def plusx(*words: Any) -> Ran:
     """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, hears = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             app([str(word) for word in words], prog_name="plusx")
         except SystemExit as end:
             code = end.code
+        finally:
+            signal.signal(signal.SIGINT, hears)  # a command that fails ends its process, and hears nothing more
     assert isinstance(code, int)
     return Ran(code, out.getvalue(), err.getvalue())
 

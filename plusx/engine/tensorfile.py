@@ -114,6 +114,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     needed = sum(t.nbytes for t in plain.values()) + MAX_HEADER
+    torch.empty(
+        needed, dtype=torch.uint8
+    )  # memory that the system refuses is an error here, and an abort in safetensors
     try:
         if needed > (free := shutil.disk_usage(path.parent).free):
             message = f"{path}: disk full, needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -33,6 +34,7 @@ from plusx.engine.synced import synchronize
 from plusx.errors import ModelFileError, PlusxError, TrainingError
 
 T = TypeVar("T")
+OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
 SMOOTHING = 0.02  # weight of a batch in the moving average of the training error
 
 
@@ -433,18 +435,21 @@ class Trainer:
 
         Raises:
             Stopped: the end is one that was asked for.
+            TrainingError: the end has a known reason.
         """
         if isinstance(error, KeyboardInterrupt):
             return
         if self._exact and self._saved != (self.at.step, self.at.evaluated):
             try:
                 self._save()
-            except PlusxError as failed:
-                self.log.line(str(failed))
+            except Exception as failed:  # what ends the run goes first
+                self.log.line(f"step {self.at.step:,} is not saved: {str(failed).splitlines()[0]}")
         if signal is not None and isinstance(error, Interrupt):
             raise Stopped(
                 f"stopped by {SIGNALS[signal]} after step {self.at.step:,} of {self.total:,}.", signal
             ) from None
+        if explained := _explain(error, self.at.step + 1, self.config):
+            raise explained from error
 
     def _result(self) -> FitResult:
         at = self.at
@@ -478,7 +483,9 @@ def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Pat
 
 def _explain(error: BaseException, step: int, config: Config) -> TrainingError | None:
     """What a user can do about a failure that is neither the data's nor ours."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, PlusxError):
+        return None
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
         message = f"step {step}: out of memory with {config.engine.batch} examples a batch."
         more = (
             f"Set engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch."

@@ -340,3 +340,23 @@ def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(tm
     torch.testing.assert_close(norm.running_var, var, rtol=1e-5, atol=0)
     assert norm.momentum == 0.1
     assert int(norm.get_buffer("num_batches_tracked")) == 15
+
+
+@pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory", "could not create a primitive"])
+def test_too_little_memory_to_evaluate_and_to_save_is_told(
+    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise RuntimeError(message)
+
+    trainer = run(tmp_path)[0]
+    trainer.evaluate = refused
+    monkeypatch.setattr(checkpoint, "save", refused)
+    with pytest.raises(TrainingError, match="step 6: out of memory with 8 examples a batch"):
+        trainer.fit()
+    assert steps(tmp_path) == []
+    assert f"step 5 is not saved: {message}" in (tmp_path / "log.txt").read_text()
+    monkeypatch.undo()
+    trainer = run(tmp_path)[0]
+    trainer.fit()
+    assert trainer.at.step == 15
