@@ -26,6 +26,7 @@ STRANGERS = {
     "port": "cannot meet the others at 127.0.0.1:",
     "address": "cannot meet the others at no-host.invalid:",
     "missing": "rank 1 of 2 did not come",
+    "alone": "rank 1 of 2 cannot meet the others at 127.0.0.1:",
 }
 WORDS = {
     "kill": LOST,
@@ -150,7 +151,7 @@ def meeting(tries: int, folder: Path) -> Result:
             own, started = folder / f"{kind}-{number}", time.monotonic()
             ranks = [
                 alone(own, folder / ("other" if kind == "data" and rank else "one"), rank, kind, there)
-                for rank in range(1 if kind in ("port", "missing") else 2)
+                for rank in {"port": [0], "missing": [0], "alone": [1]}.get(kind, [0, 1])
             ]
             told = "".join(rank.communicate(timeout=2 * MEETING)[1] for rank in ranks)
         seconds = time.monotonic() - started
@@ -162,7 +163,7 @@ def meeting(tries: int, folder: Path) -> Result:
     return Result(
         "E7",
         "in turn: ranks with another version of PyTorch, ranks with other data, the port of the meeting taken by "
-        "another program, a host that does not exist, a rank that does not come",
+        "another program, a host that does not exist, a rank 1 and a rank 0 that do not come",
         f"exit code 1 within {MEETING:.0f} s and a line that says which of these it was",
         tries,
         passed,

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -281,12 +282,14 @@ _runs = itertools.count()  # of this process: the words of one are not those of 
 def _meet(size: int) -> tuple[Any, int]:
     """The store that all ranks share, and the rank of this process, once all of them came."""
     attempt = f"plusx/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
+    end = time.monotonic() + JOIN_TIMEOUT.total_seconds()
     with _clear(size):
+        if (host := os.environ.get("MASTER_ADDR")) and (port := os.environ.get("MASTER_PORT")):
+            _reach(host, port, end, first=os.environ.get("RANK") == "0")
         plain, rank, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
         store = PrefixStore(attempt, plain)
         store.set(f"here/{rank}", "")
         store.add("here", 1)
-        end = time.monotonic() + JOIN_TIMEOUT.total_seconds()
         while store.add("here", 0) < size:
             if time.monotonic() > end:
                 missing = [r for r in range(size) if not store.check([f"here/{r}"])]
@@ -294,6 +297,24 @@ def _meet(size: int) -> tuple[Any, int]:
                 raise RankError(f"rank {names} of {size} did not come.", "See whether torchrun runs on every node.")
             time.sleep(0.05)
     return store, rank
+
+
+def _reach(host: str, port: str, end: float, *, first: bool) -> None:
+    """Returns once the meeting place can be reached, which may be later than this process started; `first` makes it.
+
+    PyTorch would wait too, but prints a trace at each try, which can take it minutes.
+    """
+    while True:
+        try:
+            if first:
+                socket.getaddrinfo(host, port)
+            else:
+                socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RuntimeError(error.strerror or str(error)) from error
+            time.sleep(0.5)
 
 
 @contextmanager
