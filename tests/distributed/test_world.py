@@ -1,6 +1,9 @@
 """What ranks share, without starting any."""
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +15,7 @@ from torch import nn
 from plusx.data.dataset import Split
 from plusx.data.names import Names
 from plusx.data.sampling import batch_bounds, share
-from plusx.engine.distributed import RankError, World
+from plusx.engine.distributed import RankError, World, _reach
 from plusx.engine.synced import SyncedBatchNorm, synchronize
 from plusx.errors import DataError
 
@@ -92,3 +95,24 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(group: None) -> No
     torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(synced[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-3)
     assert torch.equal(synced.eval()(x), synced.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("host", "first"), [("no-host.invalid", True), ("no-host.invalid", False), ("127.0.0.1", False)]
+)
+def test_a_meeting_place_that_cannot_be_reached_is_no_longer_waited_for(host: str, first: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    with pytest.raises(RuntimeError, match="not known|refused|failure"):
+        _reach(host, port, time.monotonic(), first=first)
+
+
+def test_a_meeting_place_may_come_later() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    later: list[socket.socket] = []
+    timer = threading.Timer(0.7, lambda: later.append(socket.create_server(("127.0.0.1", port))))
+    timer.start()
+    _reach("127.0.0.1", str(port), time.monotonic() + 20, first=False)
+    timer.join()
+    later[0].close()
