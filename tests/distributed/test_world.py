@@ -103,7 +103,7 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(group: None) -> No
 def test_a_meeting_place_that_cannot_be_reached_is_no_longer_waited_for(host: str, first: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    with pytest.raises(RuntimeError, match="not known|refused|failure"):
+    with pytest.raises(RuntimeError, match=r"not known|refused|failure"):
         _reach(host, port, time.monotonic(), first=first)
 
 
