@@ -14,7 +14,7 @@ from bench.faults.damage import damage
 from bench.faults.disk import full
 from bench.faults.kills import kills
 from bench.faults.matrix import matrix
-from bench.faults.ranks import losses, meeting, saves, worlds
+from bench.faults.ranks import losses, meeting, saves, signals, worlds
 from bench.faults.stops import leftovers, sigterm
 from bench.faults.tiny import Result
 
@@ -49,10 +49,8 @@ CASES = {
     "C7": Case(decoders, 1, 30),
     "C8": Case(memory, 1, 30),
     "C11": Case(clocks, 1, 30),
+    "E5": Case(signals, 0, 30),
     "E6": Case(saves, 0, 30),
     "E7": Case(meeting, 2, 30),
 }
-UNTESTED = {
-    "C6": "errors of NFS",
-    "C8": "a GPU out of memory",
-}
+UNTESTED = {"C8": "a GPU out of memory"}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bench.faults.cases import ALL, CASES, UNTESTED
+from bench.faults.held import HELD
 
 
 def page(document: dict[str, Any]) -> str:
@@ -23,6 +24,15 @@ def page(document: dict[str, Any]) -> str:
             counts = f"{r['tries']:,} | {r['passed']:,} | {'all' if case.full == ALL else f'{case.full:,}'}"
             parts.append(f"| {name} | {r['what']} | {r['must']} | {counts} | {r['date'][:10]} |")
     parts += ["", *(f"- {r['case']}: {note}." for r in document["cases"] for note in r["notes"])]
+    parts += [
+        "\n## What `make test` injects besides\n",
+        "| case | what is injected | what must happen | tests, under `tests/` |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {held.what} | {held.must} | {', '.join(f'`{test}`' for test in held.tests)} |"
+            for name, held in HELD.items()
+        ),
+    ]
     missing = [f"- {name}: {case.run.__doc__.splitlines()[0]}" for name, case in CASES.items() if name not in rows]  # type: ignore[union-attr]
     parts += ["\n## Not tested yet\n", *missing, *(f"- {name}: {what}." for name, what in UNTESTED.items())]
     versions = document["versions"]

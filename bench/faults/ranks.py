@@ -1,8 +1,9 @@
-"""R7, R8, E6 and E7: several processes that stop and go on with another number, lose one, or never meet."""
+"""R7, R8, E5, E6 and E7: several processes that stop and go on with another number, lose one, or never meet."""
 
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.faults.tiny import Result, data
-from tests.distributed.test_runs import DRIVER, OPTIONS, Outcome, start
+from tests.distributed.test_runs import DRIVER, OPTIONS, Outcome, ended, launch, start
 
 SECONDS = 30.0  # in which everybody is gone
+LEAVING = 25.0  # after a signal; torchrun kills after 30
+ENDS = ("torchrun", "all", "rank", "ctrl-c")
 WITHIN = 1e-6  # of a step's loss, when the number of processes changes
 ONE_BATCH = ("engine.sync_bn=true",)  # so that a step computes the same, whoever shares it
 LOST = "plusx: rank {rank} lost at step {step}"
@@ -99,6 +102,52 @@ def losses(tries: int, folder: Path) -> Result:
         passed,
         (*notes, f"the slowest end came {slowest:.1f} s after the last step"),
     )
+
+
+def signals(tries: int, folder: Path) -> Result:
+    """SIGTERM to torchrun or everybody, Ctrl-C to everybody, SIGTERM to one rank; then the same command."""
+    draw, passed, slowest, notes = random.Random("E5"), 0, 0.0, []
+    undisturbed = start(folder / "two", data(folder), 2)
+    last = len(undisturbed.steps())
+    for number in range(tries):
+        kind, own = ENDS[number % len(ENDS)], folder / f"signal-{number}"
+        step = draw.randrange(1, last)
+        if kind == "rank":
+            outcome, seconds = start(own, data(folder), 2, fault=f"term:{number % 2}:{step}"), 0.0
+        else:
+            process = launch(own, data(folder), 2)
+            while process.poll() is None and not _reached(own / "seen", step):
+                time.sleep(0.01)
+            sent = time.monotonic()
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGTERM) if kind == "torchrun" else os.killpg(
+                    process.pid, signal.SIGINT if kind == "ctrl-c" else signal.SIGTERM
+                )
+            outcome = ended(own, process)
+            seconds = time.monotonic() - sent
+        slowest = max(slowest, seconds)
+        said = "" if seconds <= LEAVING else f"it took {seconds:.0f} s"
+        again = start(own, data(folder), 2)
+        once = all(len(ids) == len(set(ids)) for ids, _ in again.steps().values())
+        same = again.done.returncode == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
+        said = said or ("" if once else "a step was made twice")
+        said = said or ("" if same else f"other bits: {outcome.done.stderr[-300:]} {again.done.stderr[-300:]}")
+        passed += not said
+        notes += [f"try {number}, {kind} at step {step}: {said}"] if said else []
+    return Result(
+        "E5",
+        "SIGTERM to torchrun, to torchrun and its ranks, and to one rank, and Ctrl-C to all, in turn, at a random "
+        "step; then the same command",
+        f"everybody is gone within {LEAVING:.0f} s; then every step made once and the bits of the undisturbed run",
+        tries,
+        passed,
+        (*notes, f"the slowest end took {slowest:.1f} s"),
+    )
+
+
+def _reached(seen: Path, step: int) -> bool:
+    """Whether a rank has made so many steps."""
+    return any(len(path.read_text().splitlines()) >= step for path in seen.glob("rank-*.jsonl"))
 
 
 def saves(tries: int, folder: Path) -> Result:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,20 +63,37 @@ class Outcome:
         return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def start(folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0) -> Outcome:
-    """A run in `folder`, which may hold a part of it already."""
+def launch(
+    folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0
+) -> "subprocess.Popen[str]":
+    """Begins a run in `folder`, which may hold a part of it already, in a process group of its own."""
     (folder / "seen").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*command, f"--max-restarts={restarts}"] if processes > 1 else [sys.executable]
     changed = {"OMP_NUM_THREADS": "1", "OBSERVED": str(folder / "seen"), "FAULT": fault or "none:-1:-1"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, str(DRIVER), str(data), str(folder / "run"), *OPTIONS, *options],
         env={**os.environ, **changed},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        start_new_session=True,
     )
-    return Outcome(folder, done)
+
+
+def ended(folder: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> Outcome:
+    """How a run ended; it is killed when it takes too long."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return Outcome(folder, subprocess.CompletedProcess(process.args, process.returncode, out, err))
+
+
+def start(folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0) -> Outcome:
+    """A run in `folder` from its beginning to its end."""
+    return ended(folder, launch(folder, data, processes, *options, fault=fault, restarts=restarts))
 
 
 @pytest.fixture(scope="module")

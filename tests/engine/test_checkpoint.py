@@ -1,5 +1,6 @@
 """Checkpoint files: verified, two kept, never half, never NaN."""
 
+import errno
 import os
 import random
 import shutil
@@ -146,21 +147,22 @@ def test_a_full_disk_is_seen_before_saving(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
 def test_a_failing_disk_leaves_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, when: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, when: int, error: int
 ) -> None:
     checkpoint.save(tmp_path, 1, {}, tensors())
     real, count = getattr(os, call), iter(range(1, 100))
 
     def failing(*arguments: object) -> None:
         if next(count) == when:
-            raise OSError(5, "Input/output error")
+            raise OSError(error, os.strerror(error))
         real(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing)
         if call == "fsync" or when == 1:
-            with pytest.raises(TrainingError, match=r"cannot be written: .*Input/output error; it needs \d+\.\d MB"):
+            with pytest.raises(TrainingError, match=rf"cannot be written: .*{os.strerror(error)}; it needs \d+\.\d MB"):
                 checkpoint.save(tmp_path, 2, {}, tensors())
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None

@@ -7,7 +7,10 @@ import pytest
 
 from bench.faults.__main__ import FIGURES, PAGE
 from bench.faults.cases import CASES
+from bench.faults.held import HELD
 from bench.faults.page import page
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
@@ -21,3 +24,10 @@ def test_survived(name: str, tmp_path: Path) -> None:
 
 def test_the_page_says_what_the_figures_are() -> None:
     assert PAGE.read_text() == page(json.loads(FIGURES.read_text()))
+
+
+@pytest.mark.parametrize("case", HELD)
+def test_the_tests_that_the_page_names_exist(case: str) -> None:
+    for named in HELD[case].tests:
+        file, _, function = named.partition("::")
+        assert f"def {function}(" in (TESTS / file).read_text()

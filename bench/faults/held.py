@@ -1,0 +1,227 @@
+"""The faults that the ordinary tests inject: what, and the tests that hold."""
+
+from typing import NamedTuple
+
+
+class Held(NamedTuple):
+    """What is injected, what must happen, and tests as `file::test` under tests/."""
+
+    what: str
+    must: str
+    tests: tuple[str, ...]
+
+
+HELD = {
+    "B1": Held(
+        "an image that is cut, no image, a folder or not readable, found before an epoch or in its midst",
+        "the file is named after a checkpoint; or it is skipped and counted, on request",
+        (
+            "data/test_check.py::test_bad_files_are_refused_or_skipped_before_training",
+            "data/test_loader.py::test_a_bad_file_is_named",
+            "engine/test_trainer.py::test_a_failing_loader_stops_after_saving_every_step_made",
+            "test_bad_input.py::test_bad_images_are_skipped_on_request_and_counted",
+        ),
+    ),
+    "B2": Held(
+        "files added, removed, edited between two parts of a run",
+        "the changes are listed and refused; `--accept-data-change` goes on from the next epoch and records it",
+        (
+            "data/test_check.py::test_manifest_names_every_example_and_sees_every_change",
+            "resume/test_resume.py::test_changed_data_begin_at_the_next_epoch",
+            "test_run.py::test_data_that_changed_is_told",
+            "test_run.py::test_changed_data_can_be_accepted",
+        ),
+    ),
+    "B3": Held(
+        "data with fewer, other or reordered classes than the model's",
+        "labels go by name; a class that the model does not know is an error",
+        (
+            "test_evaluation.py::test_classes_are_matched_by_name",
+            "test_evaluation.py::test_a_class_that_the_model_does_not_know_is_an_error",
+            "data/test_folder.py::test_creation_order_does_not_matter",
+        ),
+    ),
+    "B4": Held(
+        "names with control characters, markup or bytes that are no text; links that loop or lead out; hidden files",
+        "the scan ends, what is left out is counted, names are shown harmless",
+        (
+            "data/test_folder.py::test_hostile_names_do_not_crash_and_are_shown_harmless",
+            "data/test_folder.py::test_links_end_and_stay_inside",
+            "data/test_folder.py::test_nested_files_any_case_and_hidden_ones",
+            "test_cli.py::test_names_cannot_steer_the_terminal",
+        ),
+    ),
+    "B5": Held(
+        "training images copied into the validation split, also encoded again",
+        "`plusx check` names both files of each pair",
+        ("data/test_check.py::test_check_finds_leaks_also_of_encoded_again_images",),
+    ),
+    "B6": Held(
+        "archives with paths that lead out, links, devices, bombs, too many or doubled entries, cut ends",
+        "nothing outside, nothing half unpacked",
+        (
+            "data/test_download.py::test_hostile_archives_leave_nothing",
+            "data/test_download.py::test_damaged_archives_leave_nothing",
+        ),
+    ),
+    "B7": Held(
+        "data files that hold pickles, are damaged, or have another length",
+        "no pickle is opened, every load checks the SHA-256",
+        (
+            "data/test_arrays.py::test_pickles_are_never_opened",
+            "data/test_named.py::test_a_damaged_file_is_an_error_at_each_load",
+        ),
+    ),
+    "B8": Held(
+        "one image, fewer images than a batch, one class, a last batch of one",
+        "a right result or a clear error; never no step, never NaN",
+        (
+            "test_bad_input.py::test_data_that_nobody_can_train_on",
+            "test_bad_input.py::test_very_little_data_trains",
+            "test_bad_input.py::test_one_image_of_one_value_is_refused_by_batch_norm",
+            "engine/test_step.py::test_batch_norm_never_sees_one_image",
+        ),
+    ),
+    "C6": Held(
+        "EIO and ESTALE, as NFS gives them, from fsync and rename; a folder that may not be written",
+        "a failed save is not tried again, the last checkpoint loads, the place is named",
+        (
+            "engine/test_checkpoint.py::test_a_failing_disk_leaves_the_last_checkpoint",
+            "engine/test_checkpoint.py::test_a_folder_that_cannot_be_changed_is_named",
+            "engine/test_trainer.py::test_a_failed_save_is_not_tried_again_and_keeps_its_message",
+        ),
+    ),
+    "C8": Held(
+        "out of memory in a step, in an evaluation, in a save",
+        "the state before the step is saved, and a batch size advised",
+        (
+            "engine/test_trainer.py::test_out_of_memory_saves_the_state_before_the_step_and_advises",
+            "engine/test_trainer.py::test_too_little_memory_to_evaluate_and_to_save_is_told",
+        ),
+    ),
+    "C9": Held(
+        "NaN in a pixel, in a gradient, in running statistics, and by a rate of 1e20",
+        "the step and the example are named; nothing that is not finite is saved or selected",
+        (
+            "engine/test_step.py::test_non_finite_pixels_stop_before_the_optimizer_and_name_the_example",
+            "engine/test_step.py::test_a_non_finite_gradient_stops_too",
+            "engine/test_trainer.py::test_a_diverging_run_never_saves_what_is_not_finite",
+            "engine/test_trainer.py::test_an_evaluation_that_is_not_finite_stops_and_selects_nothing",
+            "engine/test_checkpoint.py::test_a_value_that_is_not_finite_is_never_written",
+        ),
+    ),
+    "C11": Held(
+        "two runs in one folder, the owner of a lock killed, a finished run started again",
+        "the lock names the live process; that of a dead one is taken over; a finished run does nothing",
+        (
+            "test_run.py::test_one_process_at_a_time",
+            "test_run.py::test_a_lock_whose_owner_died_is_taken_over",
+            "test_run.py::test_a_finished_run_is_left_alone",
+        ),
+    ),
+    "D1": Held(
+        "the newest checkpoint cut anywhere, empty, garbage",
+        "it is named with what is wrong, and the one before is taken; with none whole the run does not start anew",
+        (
+            "engine/test_checkpoint.py::test_every_truncation_is_detected",
+            "engine/test_checkpoint.py::test_a_damaged_newest_gives_way_to_the_one_before_and_says_so",
+            "engine/test_checkpoint.py::test_nothing_whole_is_an_error_not_a_new_start",
+            "resume/test_resume.py::test_the_newest_checkpoint_damaged",
+        ),
+    ),
+    "D2": Held(
+        "flipped bits anywhere in checkpoints and model files",
+        "each is detected",
+        (
+            "engine/test_checkpoint.py::test_every_flipped_bit_is_detected",
+            "test_modelfile.py::test_every_flipped_bit_is_noticed",
+        ),
+    ),
+    "D3": Held(
+        "hostile pickles under every name, also as weights to import",
+        "no code runs; a clear error within 100 ms and 50 MB",
+        (
+            "test_pth.py::test_the_files_are_many_and_the_payloads_work",
+            "test_pth.py::test_hostile_files_are_refused_fast_and_here",
+            "test_modelfile.py::test_nothing_is_run",
+        ),
+    ),
+    "D4": Held(
+        "an unsafe reader in the sources, and forbidden calls during an import",
+        "the tests fail; the import is ended",
+        (
+            "test_architecture.py::test_module_keeps_the_rules",
+            "test_architecture.py::test_unsafe_rule_fails_on",
+            "test_pth.py::test_what_the_import_may_not_do",
+        ),
+    ),
+    "D5": Held(
+        "weights of another network, other classes, reordered classes",
+        "the difference in words; rows of the classifier go by name",
+        (
+            "test_weights.py::test_rows_of_the_head_go_by_name",
+            "test_weights.py::test_what_does_not_fit_is_told",
+            "test_weights.py::test_weights_that_fit_by_shape_alone_are_refused",
+        ),
+    ),
+    "D6": Held(
+        "NaN, infinite weights, negative variances, empty tensors",
+        "the tensor is named, when written and when read",
+        ("test_modelfile.py::test_poisoned_values_are_neither_written_nor_read",),
+    ),
+    "D7": Held(
+        "files of a later format, of before an option existed, with unknown keys",
+        "said, loaded, kept",
+        (
+            "test_modelfile.py::test_a_file_from_the_future_says_so",
+            "test_modelfile.py::test_a_file_from_before_an_option_existed_still_loads",
+            "test_modelfile.py::test_unknown_keys_are_kept",
+        ),
+    ),
+    "D8": Held(
+        "headers of 2^63 bytes, nested 100,000 deep, doubled keys, overlapping tensors, a sparse terabyte",
+        "refused within 100 ms and 50 MB",
+        (
+            "engine/test_tensorfile.py::test_hostile_files_are_refused_fast",
+            "engine/test_tensorfile.py::test_a_sparse_terabyte_is_refused",
+            "test_modelfile.py::test_hostile_documents_are_refused_fast",
+        ),
+    ),
+    "D9": Held(
+        "downloads that are cut, endless, of another hash or from elsewhere, two at once, none at all",
+        "nothing is left of a bad one, two share one, the hash is checked at each load, being offline is said",
+        (
+            "data/test_download.py::test_nothing_is_left_of_a_bad_download",
+            "data/test_download.py::test_only_https",
+            "data/test_download.py::test_two_at_once_download_once",
+            "data/test_download.py::test_offline_says_what_to_do",
+        ),
+    ),
+    "E1": Held(
+        "SIGKILL to a rank in mid-epoch, with `--max-restarts 3`",
+        "the rank is named; the bits of the undisturbed run",
+        ("distributed/test_runs.py::test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits",),
+    ),
+    "E2": Held(
+        "a bad image, too little memory, NaN or a bug on one rank alone",
+        "all stop, and that rank's cause is the one that is told",
+        ("distributed/test_runs.py::test_the_rank_that_failed_says_why_and_nobody_else",),
+    ),
+    "E3": Held(
+        "examples that do not divide by ranks and batch",
+        "every example once, metrics as of one process",
+        (
+            "distributed/test_world.py::test_shares_of_a_step_are_disjoint_complete_and_pairs",
+            "distributed/test_world.py::test_parts_of_a_split_are_whole_batches_each_once",
+            "distributed/test_runs.py::test_examples_are_counted_once_however_they_are_shared",
+        ),
+    ),
+    "E4": Held(
+        "a run of two processes that one goes on with; a batch too small for the ranks",
+        "the same order of examples; a clear error",
+        (
+            "distributed/test_runs.py::test_a_signal_to_one_rank_stops_all_and_one_process_goes_on_in_the_same_order",
+            "distributed/test_world.py::test_too_many_processes_for_a_batch_are_refused",
+        ),
+    ),
+}
