@@ -23,15 +23,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from plusx.engine.stop import Stopped
 from plusx.errors import PlusxError, TrainingError
 
 TIMEOUT = timedelta(seconds=90)  # of a collective, after which a rank counts as lost
-JOIN_TIMEOUT = timedelta(seconds=50)  # for all ranks to come
+JOIN_TIMEOUT = timedelta(seconds=40)  # for all ranks to come
 GLANCE = 1.0  # seconds, at most, between two looks for the words of another rank, or for its failure
 STOPPED_SECONDS = 10  # that a rank of this machine may be stopped (SIGSTOP) before it is ended
 ROLL_CALL_SECONDS = 2.0  # for survivors to say that they live
@@ -282,11 +281,15 @@ _runs = itertools.count()  # of this process: the words of one are not those of 
 def _meet(size: int) -> tuple[Any, int]:
     """The store that all ranks share, and the rank of this process, once all of them came."""
     attempt = f"plusx/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
+    try:
+        host, port, rank = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], int(os.environ["RANK"])
+    except KeyError as error:
+        raise RankError(f"WORLD_SIZE is {size}, but {error.args[0]} is not set.", "Start with torchrun.") from error
+    first = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun holds the store
     end = time.monotonic() + JOIN_TIMEOUT.total_seconds()
     with _clear(size):
-        if (host := os.environ.get("MASTER_ADDR")) and (port := os.environ.get("MASTER_PORT")):
-            _reach(host, port, end, first=os.environ.get("RANK") == "0")
-        plain, rank, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+        _reach(host, port, end, first=first)
+        plain = TCPStore(host, int(port), size, first, JOIN_TIMEOUT, wait_for_workers=False, multi_tenant=True)
         store = PrefixStore(attempt, plain)
         store.set(f"here/{rank}", "")
         store.add("here", 1)

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from plusx.data.dataset import Split
 from plusx.data.names import Names
 from plusx.data.sampling import batch_bounds, share
-from plusx.engine.distributed import RankError, World, _reach
+from plusx.engine.distributed import RankError, World, _reach, joined
 from plusx.engine.synced import SyncedBatchNorm, synchronize
 from plusx.errors import DataError
 
@@ -116,3 +117,12 @@ def test_a_meeting_place_may_come_later() -> None:
     _reach("127.0.0.1", str(port), time.monotonic() + 20, first=False)
     timer.join()
     later[0].close()
+
+
+def test_a_process_that_only_half_knows_its_ranks_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RankError, match="WORLD_SIZE is 2, but MASTER_ADDR is not set"), joined(tmp_path, None):
+        pass
