@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+TWO := -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled modules are kept, whatever the shell says: without them, each start of a process compiles PyTorch's anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench studies gpu faults faults-quick golden format clean
@@ -16,12 +19,12 @@ demo: $(INSTALLED) ## train on a small folder of real images, evaluate, predict,
 	@$(BIN)/plusx demo
 
 test: lint ## what CI runs: formatting, lint, types, and all but the slow tests
-	@echo "[test] pytest, without the slow tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@echo "[test] pytest, without the slow tests, two at a time"
+	@$(BIN)/python -m pytest -m "not slow" $(TWO)
 
 test-all: lint ## the same with the slow tests
-	@echo "[test-all] pytest, with the slow tests"
-	@$(BIN)/python -m pytest
+	@echo "[test-all] pytest, with the slow tests, two at a time"
+	@$(BIN)/python -m pytest $(TWO)
 
 lint: $(INSTALLED) ## formatting, lint and types: the commands of .pre-commit-config.yaml
 	@echo "[lint] ruff format, ruff check, mypy"
@@ -38,7 +41,7 @@ studies: $(INSTALLED) ## run all nine studies at their quick budget, an hour on 
 gpu: $(INSTALLED) ## Table 6 and its plain twins at the paper's own budget, on a GPU; writes bench/results/gpu.json
 	@$(BIN)/python -m bench.gpu table6
 
-faults-quick: $(INSTALLED) ## inject each fault into training a few times; keeps nothing, and `make test` does it too
+faults-quick: $(INSTALLED) ## inject most faults into training a few times, minutes; writes docs/reliability.md and JSON
 	@$(BIN)/python -m bench.faults quick
 
 faults: $(INSTALLED) ## the full figures, hours; writes bench/results/faults.json and docs/reliability.md

@@ -1,4 +1,7 @@
-"""What every test gets: few threads, no screen, a cache folder of its own."""
+"""What every test gets: one thread, no screen, a cache folder of its own.
+
+Several tests run at a time, each in a process: threads of all of them would wait for each other.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,8 +23,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    """Two threads at the start of each test, whatever the one before set."""
+def _one_thread() -> None:
+    """One thread at the start of each test, whatever the one before set."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)

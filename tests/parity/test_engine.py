@@ -11,11 +11,6 @@ from plusx.models import create_model
 from tests.engine.tiny import CLASSES, Train, net, run, tiny_config
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
-    torch.set_num_threads(1)
-
-
 def hand_written(module: nn.Module, train: Train, epochs: int, layout: torch.memory_format) -> list[float]:
     """What anyone would write; returns the loss of each step."""
     module.to(memory_format=layout)

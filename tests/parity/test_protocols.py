@@ -31,11 +31,6 @@ SIDES = (12, 17, 23)  # px
 Answer = Callable[["Member", Tensor], list[Tensor]]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
-    torch.set_num_threads(1)
-
-
 @dataclass
 class Member:
     """A model, and the file that holds it."""

@@ -47,11 +47,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
-    torch.set_num_threads(1)
-
-
 def clockless(value: Any) -> Any:
     """The same without what a clock decides."""
     if isinstance(value, dict):
