@@ -5,7 +5,6 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 """
 
 import functools
-import importlib.metadata
 import io
 import json
 import shlex
@@ -18,9 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from plusx.errors import PlusxError
 
@@ -79,7 +75,9 @@ def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) ->
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        _say(f"plusx {importlib.metadata.version('plusx')}")
+        from importlib.metadata import version
+
+        _say(f"plusx {version('plusx')}")
         raise typer.Exit
 
 
@@ -175,6 +173,9 @@ def evaluate(
     others: Annotated[
         list[str] | None, typer.Option("--with", metavar="MODEL2", help="average with another model; repeatable")
     ] = None,
+    ignore_extra: Annotated[
+        bool, typer.Option("--ignore-extra", help="leave out images of classes that the model does not know")
+    ] = False,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -193,6 +194,7 @@ def evaluate(
             split=split,
             protocol=protocol,
             others=others or (),
+            ignore_extra=ignore_extra,
             overrides=overrides or (),
             progress=progress,
         )
@@ -356,6 +358,8 @@ def _counting(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
 
 
 def _say(text: str, *, stderr: bool = False) -> None:
+    from rich.console import Console
+
     Console(stderr=stderr, soft_wrap=True, highlight=False).print(_visible(text), markup=False)
 
 
@@ -371,6 +375,10 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")

@@ -98,6 +98,7 @@ def evaluate(
     split: str | None = None,
     protocol: str = "1-crop",
     others: Sequence[str | Path | Classifier] = (),
+    ignore_extra: bool = False,
     batch: int | None = None,
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -115,6 +116,8 @@ def evaluate(
         protocol: how an image is viewed (section 3.4): "1-crop", "6-view", "10-crop", "multi-scale", or
             "multi-scale=224,256" with shorter sides in px; see `plusx.data.views`.
         others: further models for the same classes, in any order.
+        ignore_extra: leave out, and count, the images of classes that the model does not know; of several labels an
+            image, those labels alone.
         batch: images of the model's input size a forward pass; of larger views fewer.
         overrides: `section.field=value`, as `--set`.
         progress: called with (done, all).
@@ -128,8 +131,9 @@ def evaluate(
     classifier = members[0]
     config, on_bad_image = _settings(classifier, overrides)
     dataset = data if isinstance(data, Dataset) else _open(classifier, str(data), config, split, on_bad_image)
-    mapped, missing = _by_name(classifier, dataset, _choose(dataset, split))
-    notes = list(dataset.notes)
+    mapped, left_out = _known(classifier, dataset, _choose(dataset, split), ignore_extra)
+    mapped, missing = _by_name(classifier, dataset, mapped)
+    notes = [*dataset.notes, *left_out]
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
     notes += _doubts(members, dataset, mapped, protocol)
@@ -207,6 +211,28 @@ def _choose(dataset: Dataset, split: str | None) -> Split:
     return dataset.splits[name]
 
 
+def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool) -> tuple[Split, list[str]]:
+    """The examples whose class the model knows, and a note of the others, which are an error unless ignored."""
+    counts = split.counts(len(dataset.classes))
+    unknown = [k for k, name in enumerate(dataset.classes) if counts[k] and name not in classifier.classes]
+    if not unknown:
+        return split, []
+    what = (
+        f"{plural('class', len(unknown))} that the model does not know: {listed(dataset.classes[k] for k in unknown)}"
+    )
+    if not ignore:
+        raise DataError(
+            f"the data has {what}; the model has {len(classifier.classes):,}: {listed(classifier.classes)}",
+            "Leave their images out with --ignore-extra, or train on them.",
+        )
+    if dataset.task == "multi":
+        return split, [f"ignored are the labels of {what}"]
+    kept = split.take(~np.isin(split.targets, unknown))
+    if not len(kept):
+        raise DataError(f"the data has nothing but {what}", "Give data with classes of the model.")
+    return kept, [f"left out are {plural('image', len(split) - len(kept))} of {what}"]
+
+
 def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Split, list[str]]:
     """The split with targets in the model's order of classes, and the model's classes that it has no image of."""
     if dataset.task != classifier.task:
@@ -216,12 +242,6 @@ def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Sp
         )
     places = {name: k for k, name in enumerate(classifier.classes)}
     present = [dataset.classes[k] for k in np.flatnonzero(split.counts(len(dataset.classes)))]
-    if unknown := [name for name in present if name not in places]:
-        raise DataError(
-            f"the data has {plural('class', len(unknown))} that the model does not know: {listed(unknown)}; "
-            f"the model has {len(places):,}: {listed(classifier.classes)}",
-            "Remove their images, or train on them.",
-        )
     there = np.array([places.get(name, -1) for name in dataset.classes], np.int64)
     if classifier.task == "single":
         targets = there[split.targets]

@@ -26,7 +26,7 @@ FLAGS = {
     "check": ("--set", *COMMON),
     "demo": ("--out", *COMMON),
     "doctor": COMMON,
-    "evaluate": ("--split", "--protocol", "--with", "--set", *COMMON),
+    "evaluate": ("--split", "--protocol", "--with", "--ignore-extra", "--set", *COMMON),
     "models": COMMON,
     "predict": ("--top", "--out", *COMMON),
     "recipes": ("--fields", *COMMON),

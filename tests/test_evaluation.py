@@ -128,6 +128,17 @@ def test_a_class_that_the_model_does_not_know_is_an_error(tmp_path: Path) -> Non
         evaluate(run, data.parent)
 
 
+def test_images_of_other_classes_are_left_out_on_request_and_counted(tmp_path: Path) -> None:
+    known, run = pictures(tmp_path / "known" / "test"), model(tmp_path / "run")
+    more = pictures(tmp_path / "more" / "test", [*CLASSES, "yak", "Zebra"])
+    wanted, found = evaluate(run, known.parent), evaluate(run, more.parent, ignore_extra=True)
+    assert (found.n, found.top1, found.loss) == (wanted.n, wanted.top1, wanted.loss)
+    assert "left out are 24 images of 2 classes that the model does not know: Zebra, yak" in found.notes
+    alone = pictures(tmp_path / "alone" / "test", ["yak", "zebra"])
+    with pytest.raises(DataError, match="nothing but 2 classes that the model does not know"):
+        evaluate(run, alone.parent, ignore_extra=True)
+
+
 def test_the_runs_own_split_is_made_again(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     config = DataConfig(split_seed=5, val_fraction=0.25)
