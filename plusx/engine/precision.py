@@ -13,6 +13,7 @@ GAIN = 1.1  # bf16 must be this much faster: below, it is not worth its rounding
 OFF = 0.03  # largest difference of a layer from float32, as a share of its norm; rounding alone gives 0.005
 PASS_SECONDS = 0.3  # length of a pass that is worth timing
 TOTAL_SECONDS = 1.5
+EMULATED = ("NO AVX", "AVX2")  # capabilities of CPUs that make up bfloat16 from float32, in nine times its time
 
 
 def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: bool = True) -> tuple[str, str]:
@@ -32,6 +33,8 @@ def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: 
     device = next(module.parameters()).device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "fp32", "this GPU has no bfloat16"
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in EMULATED:
+        return "fp32", "this CPU has no bfloat16"  # trying it would take minutes for a large network
     layout = torch.channels_last if channels_last else torch.contiguous_format
     trial = copy.deepcopy(module).train().requires_grad_()
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).contiguous(memory_format=layout)

@@ -17,6 +17,7 @@ SHAPE = (8, 3, 8, 8)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "TOTAL_SECONDS", 0.05)
+    monkeypatch.setattr(precision, "EMULATED", ())  # so that both are tried here, whatever this CPU can do
 
 
 def test_the_check_changes_neither_network_nor_random_state() -> None:
@@ -46,6 +47,14 @@ def test_the_faster_one_wins_when_it_is_clearly_faster(
     assert choice == wanted
     assert f"{0.06 / fast:.2f}x as fast as float32, tried on 5 images" in reason
     assert sizes == {2, 5}
+
+
+@pytest.mark.parametrize("capability", ["NO AVX", "AVX2"])
+def test_emulated_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(precision, "_seconds", lambda *_: pytest.fail("a pass was timed"))
+    assert resolve(net(), SHAPE) == ("fp32", "this CPU has no bfloat16")
 
 
 class Rough(nn.Conv2d):
