@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import random
+import re
 import resource
 import socket
 import struct
@@ -167,9 +168,11 @@ def hostile() -> dict[str, tuple[bytes | Callable[[Path], Any], str]]:
         "zip, OBJ": (archive((PKL, b"\x80\x02(cos\nsystem\no.")), asks + r"os\.system"),
         "zip, EXT1": (archive((PKL, b"\x80\x02\x82\x01.")), "is EXT1, which"),
         "zip, PERSID": (archive((PKL, b"\x80\x02Pos.system\n.")), "is PERSID, which"),
-        "zip, 2 GB text": (archive((PKL, b"\x80\x02X\xff\xff\xff\x7fabc")), "expected 2147483647 bytes"),
-        "zip, 300,000 opcodes": (archive((PKL, b"\x80\x02" + b"N" * 300_000 + b".")), "instruction 200,000 of"),
-        "zip, never stops": (archive((PKL, b"\x80\x02N")), "pickle exhausted before seeing STOP"),
+        "zip, 2 GB text": (archive((PKL, b"\x80\x02X\xff\xff\xff\x7fabc")), "its pickle is cut off"),
+        "zip, 200,000 texts": (archive((PKL, b"\x80\x02" + b"X\0\0\0\0" * 200_000 + b".")), "over 40,000 names and"),
+        "zip, 1.4 M opcodes": (archive((PKL, b"\x80\x02" + b"K\0N" * 690_000)), "its pickle is cut off"),
+        "zip, no text": (archive((PKL, b"\x80\x02X\1\0\0\0\xff.")), "can't decode byte 0xff"),
+        "zip, never stops": (archive((PKL, b"\x80\x02N")), "its pickle is cut off"),
         "zip, two pickles": (archive((PKL, wrap), ("archive/other.pkl", evil["exec"])), "2 pickles"),
         "zip, TorchScript": (archive((PKL, wrap), ("archive/constants.pkl", wrap)), "2 pickles"),
         "zip, no pickle": (archive(("a", b"b")), "0 pickles"),
@@ -248,14 +251,17 @@ def test_hostile_files_are_refused_fast_and_here(kind: str, tmp_path: Path) -> N
         content(path)
     network = create_model("resnet8", 3, width=4)
     SEEN.clear()
-    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    memory, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     watching = True
     try:
-        with pytest.raises(ModelFileError, match=message) as caught:
-            load_weights(network, path)
+        for _ in range(3):  # once Python may collect the garbage of all tests before
+            start = time.process_time()
+            with pytest.raises(ModelFileError, match=message) as caught:
+                load_weights(network, path)
+            seconds.append(time.process_time() - start)
     finally:
         watching = False
-    assert time.process_time() - start < 0.1
+    assert min(seconds) < 0.1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # kB
     assert SEEN == []
     assert path.name in str(caught.value)
@@ -288,7 +294,38 @@ def test_damage_never_leads_to_anything_but_a_clear_error(archived: bool, tmp_pa
             pth.look(io.BytesIO(content), path)
         except ModelFileError:
             continue
-        assert all(o.name != "GLOBAL" or pth.GLOBALS.fullmatch(a) for o, a, _ in opcodes(bytes(content), archived))
+        asked = [a.split() for o, a, _ in opcodes(bytes(content), archived) if o.name == "GLOBAL"]
+        assert all(pth.GLOBALS.fullmatch("c{}\n{}\n".format(*words).encode()) for words in asked)
+
+
+ALLOWED = re.compile(
+    "PROTO|STOP|MARK|GLOBAL|REDUCE|BUILD|NEWOBJ|APPENDS?|SETITEMS?|NONE|NEWTRUE|NEWFALSE|TUPLE[123]?|BINPERSID"
+    "|EMPTY_(TUPLE|LIST|DICT|SET)|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|SHORT_BINSTRING|(LONG_)?BIN(PUT|GET)"
+)
+
+
+@pytest.mark.parametrize("opcode", pickletools.opcodes, ids=lambda opcode: opcode.name)
+def test_instructions_are_as_long_as_python_reads_them(opcode: pickletools.OpcodeInfo) -> None:
+    argument = {None: b"", "stringnl_noescape_pair": b"torch\nSize\n"}.get(
+        opcode.arg and opcode.arg.name, b"\2" + bytes(7)
+    )
+    one = opcode.code.encode("latin-1") + argument
+    if not ALLOWED.fullmatch(opcode.name):
+        with pytest.raises(ValueError, match=f"byte 0 of its pickle is {opcode.name}, which"):
+            pth._look_at_pickle(one + b".")
+        return
+    length = len(one) if opcode.arg is None or opcode.arg.n < 0 else 1 + opcode.arg.n
+    length = {"LONG1": 4, "SHORT_BINSTRING": 4, "BINUNICODE": 7}.get(opcode.name, length)
+    assert pth._look_at_pickle(one[:length] + b".") == length + (opcode.name != "STOP")
+
+
+def test_the_deepest_network_of_the_paper_is_let_in(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        shapes = {name: value.dim() for name, value in create_model("resnet1202", 10).state_dict().items()}
+    file = io.BytesIO()
+    torch.save({name: torch.zeros((1,) * dimensions) for name, dimensions in shapes.items()}, file)
+    assert len(shapes) > 7_000
+    pth.look(file, tmp_path / "resnet1202.pth")
 
 
 def opcodes(content: bytes, archived: bool) -> Any:
