@@ -4,20 +4,11 @@ What an epoch yields is a function of (seed, epoch, position) alone: example ord
 (`sampling`), so any number of workers gives the same pixels and an epoch can start in its middle.
 """
 
-import contextlib
-import ctypes
 import itertools
-import os
-import signal
-import sys
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +25,7 @@ from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order_at, share
 from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels
-from plusx.errors import ImageError, TrainingError
+from plusx.data.workers import Workers, keep_freed_memory
 
 R = TypeVar("R")
 Ids = NDArray[np.int64]
@@ -42,11 +33,6 @@ Ids = NDArray[np.int64]
 STEPS_AHEAD = 64  # steps whose example order is computed at a time
 KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in memory
 EVAL_BATCH = 128
-CLOSING_SECONDS = 5.0  # that a worker gets to finish its batch when an epoch is closed early
-SILENT_SECONDS = 300.0  # after which a worker counts as hung
-WATCH_SECONDS = 0.2  # between a worker's looks at whether the training process lives
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class Batch(NamedTuple):
@@ -115,7 +101,8 @@ class TrainLoader:
             stored = _stored(split, preprocess, augment, progress).to(device)
             self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
         else:
-            self._pixels = _Photos(split, preprocess, augment, seed, workers or 0)
+            room = 4 * (batch + 1) * preprocess.channels * preprocess.size**2  # bytes; a step may hold one more
+            self._pixels = _Photos(split, preprocess, augment, seed, workers or 0, room)
         self._plan = batch_bounds(len(split), batch, processes)
         self._rank, self._processes = rank, processes
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
@@ -221,13 +208,6 @@ class _Task(NamedTuple):
     paths: tuple[str, ...]
 
 
-class _Bad(NamedTuple):
-    """What an ImageError needs: exceptions with several arguments do not cross processes."""
-
-    path: str
-    reason: str
-
-
 class _Cutter:
     """Decodes, crops and mirrors: the part of a photo loader that runs in the workers."""
 
@@ -283,10 +263,12 @@ class _Cutter:
 class _Photos:
     """Photos decoded by worker processes, or, without any, by a thread of this one."""
 
-    def __init__(self, split: Split, preprocess: Preprocess, augment: AugmentConfig, seed: int, workers: int) -> None:
+    def __init__(
+        self, split: Split, preprocess: Preprocess, augment: AugmentConfig, seed: int, workers: int, room: int
+    ) -> None:
         self._cutter = _Cutter(split.images, preprocess, augment, seed)
-        self._paths, self._workers = split.paths, workers
-        self._pool: _Workers | None = None  # waits here between epochs
+        self._paths, self._workers, self._room = split.paths, workers, room
+        self._pool: Workers | None = None  # waits here between epochs
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
@@ -294,9 +276,9 @@ class _Photos:
         if not self._workers:
             yield from ahead(lambda task: (task.ids, self._cutter.cut(task)), tasks, 1, 1)
             return
-        pool, self._pool = self._pool or _Workers(self._cutter, self._workers), None
+        pool, self._pool = self._pool or Workers(self._cutter.cut, self._workers, self._room), None
         try:
-            yield from pool.results(tasks)
+            yield from ((task.ids, pixels) for task, pixels in pool.results(tasks))
         finally:
             self._pool = pool
             if pool.waiting:  # closed early, or failed
@@ -310,123 +292,6 @@ class _Photos:
 
     def _paths_of(self, ids: Ids) -> tuple[str, ...]:
         return () if self._paths is None else tuple(self._paths[i] for i in ids.tolist())
-
-
-class _Workers:
-    """Processes that decode ahead. Each has a pipe of its own and shares no lock, so one that dies blocks no other."""
-
-    def __init__(self, cutter: _Cutter, count: int) -> None:
-        # Passes tensors through shared memory. A child of a fork server would have another parent to end with.
-        context = torch.multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-        self._processes, self._pipes = [], []
-        self.waiting: deque[tuple[Ids, Any]] = deque()  # tasks whose pixels nobody has had yet
-        # A process inherits the mask, so that no signal finds it, or the fork, halfway.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            self._pipes.append(ours)
-            process = context.Process(target=_serve, args=(cutter, theirs, self._pipes, os.getpid()), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes.append(process)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def results(self, tasks: Iterator[_Task]) -> Iterator[tuple[Ids, Tensor]]:
-        """The pixels of each task, in order.
-
-        Raises:
-            ImageError: a file that cannot be decoded.
-            TrainingError: a process died, or does not answer.
-        """
-        waiting = self.waiting
-        try:
-            for task, pipe in zip(tasks, itertools.cycle(self._pipes), strict=False):
-                waiting.append((task.ids, pipe))
-                pipe.send(task)
-                if len(waiting) > 2 * len(self._pipes):
-                    yield self._next()
-            while waiting:
-                yield self._next()
-        except (OSError, EOFError) as error:
-            raise TrainingError(
-                "A decoding process died.",
-                "Most often memory or shared memory (/dev/shm) ran out; --set data.workers=0 needs neither.",
-            ) from error
-
-    def _next(self) -> tuple[Ids, Tensor]:
-        found = _answer(*self.waiting[0])
-        self.waiting.popleft()
-        return found
-
-    def close(self) -> None:
-        """End the processes: each may finish the batch at hand, but not for long."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(CLOSING_SECONDS)
-            process.kill()
-
-
-def _answer(ids: Ids, pipe: Any) -> tuple[Ids, Tensor]:
-    """What a worker sends back for a task."""
-    if not pipe.poll(SILENT_SECONDS):
-        raise TrainingError(
-            f"A decoding process has been silent for {SILENT_SECONDS:.0f} s.",
-            "See whether its files can still be read; --set data.workers=0 reads them in the training process.",
-        )
-    found = pipe.recv()
-    if isinstance(found, _Bad):
-        raise ImageError(found.path, found.reason)
-    return ids, found
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep freed blocks up to 256 MiB instead of handing them back and faulting them in again.
-
-    Every step frees and takes the same batches and activations; this saves up to 7 % of a training step on a CPU. Only
-    glibc has the switch; elsewhere nothing happens.
-    """
-    switch = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if switch is not None:
-        switch(_M_TRIM_THRESHOLD, 2**28)
-        switch(_M_MMAP_THRESHOLD, 2**28)
-
-
-def _serve(cutter: _Cutter, pipe: Any, others: list[Any], parent: int) -> None:
-    """The life of a worker process; `others` are its copies of the parent's ends, which would keep its own one open."""
-    for other in others:
-        other.close()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    sys.excepthook = _tell_unless_gone
-    # A signal to the whole group must leave the workers alive: the training process saves first, and then ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere SIGTERM ends a worker, whoever sent it
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError, EOFError):  # the other end was closed
-        while True:
-            task = pipe.recv()
-            try:
-                pipe.send(cutter.cut(task))
-            except ImageError as error:
-                pipe.send(_Bad(error.path, error.reason))
-
-
-def _tell_unless_gone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Errors of the thread that hands pixels over, but not that a killed training process takes no more of them."""
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however that ended, or asks for it."""
-    while os.getppid() == parent:
-        if sys.platform != "linux":
-            time.sleep(WATCH_SECONDS)
-        elif (told := signal.sigtimedwait({signal.SIGTERM}, WATCH_SECONDS)) and told.si_pid == parent:
-            break
-    os._exit(1)
 
 
 class EvalLoader:

@@ -1,5 +1,7 @@
 """Loaders: the same ids and pixels whatever the workers, epochs from their middle, workers that fail or are left."""
 
+import errno
+import importlib
 import multiprocessing
 import os
 import signal
@@ -21,7 +23,7 @@ from plusx.config import AugmentConfig
 from plusx.data import augment as augment_module
 from plusx.data.dataset import Split
 from plusx.data.decode import decode
-from plusx.data.loader import Batch, TrainLoader, _tell_unless_gone, eval_loader, train_loader
+from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
 from plusx.data.names import Names
 from plusx.data.sampling import order
 from plusx.errors import DataError, ImageError, TrainingError
@@ -224,10 +226,40 @@ def test_a_killed_worker_is_told_at_once(photos: Split) -> None:
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
     start = time.perf_counter()
-    with pytest.raises(TrainingError, match="/dev/shm"):
+    with pytest.raises(TrainingError, match=r"Decoding process [12] of 2 died\."):
         list(epoch)
     assert time.perf_counter() - start < 10
     assert len(list(loader.epoch(0))) == 6  # with new ones
+
+
+def test_a_worker_that_hangs_is_told_and_ended(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = importlib.import_module("plusx.data.workers")
+    monkeypatch.setattr(home, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(home, "CLOSING_SECONDS", 0.1)
+    others = set(multiprocessing.active_children())
+    epoch = make(photos, "photo", 2, crop="resized").epoch(0)
+    next(epoch)
+    for child in set(multiprocessing.active_children()) - others:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(TrainingError, match=r"Decoding process [12] of 2 has been silent for 1 s"):
+        list(epoch)
+    deadline = time.perf_counter() + 10
+    while set(multiprocessing.active_children()) - others:
+        assert time.perf_counter() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_cannot_be_started_is_told(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def refused(_: Any) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "start", refused)
+    with pytest.raises(TrainingError, match=r"0 of 2 decoding processes could be started: Resource temporarily"):
+        next(make(photos, "photo", 2, crop="resized").epoch(0))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 SCRIPT = """
@@ -339,13 +371,3 @@ def test_training_and_evaluation_decode_alike(photos: Split) -> None:
         for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
             assert (image - RULES.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
     assert decode(photos.paths[5]).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("error", "told"), [(EOFError(), ""), (BrokenPipeError(), ""), (KeyError("a"), "KeyError: 'a'")]
-)
-def test_a_worker_says_nothing_of_a_parent_that_is_gone(
-    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _tell_unless_gone(type(error), error, None)
-    assert capsys.readouterr().err.strip() == told
