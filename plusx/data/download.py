@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -58,15 +59,15 @@ def fetch(
     if not _allowed(url):
         raise DataError(f"{show(url)}: got a scheme that is not https", hint)
     try:
-        with (
-            locked(target.parent / f".{target.name}.lock", hint),
-            tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary,
-        ):
-            if not target.exists():  # else another process brought it
-                fresh = Path(temporary) / target.name
-                _receive(url, fresh, limit, progress)
-                verify(fresh)
-                os.replace(fresh, target)
+        with locked(target.parent / f".{target.name}.lock", hint):
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
+                if not target.exists():  # else another process brought it
+                    fresh = Path(temporary) / target.name
+                    _receive(url, fresh, limit, progress)
+                    verify(fresh)
+                    os.replace(fresh, target)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()

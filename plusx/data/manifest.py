@@ -17,7 +17,10 @@ FIELDS = ("path", "label", "size", "sha256")
 
 
 class Changes(NamedTuple):
-    """Names of examples that came, went, or have other content, another label or another split."""
+    """Names of examples that came, went, or have other content, another label or another split.
+
+    None of them where the same examples stand in another order, or one stands there more often.
+    """
 
     added: list[str]
     removed: list[str]
@@ -25,11 +28,13 @@ class Changes(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"{what}: {listed(names)}" for what, names in zip(self._fields, self, strict=True) if names]
-        return f"{self.counts} ({'; '.join(parts) or 'nothing'})"
+        return f"{self.counts} ({'; '.join(parts)})" if parts else self.counts
 
     @property
     def counts(self) -> str:
         """`+2 -1 ~3`."""
+        if not any(self):
+            return "the same examples, in another order or number"
         return " ".join(f"{sign}{len(names):,}" for sign, names in zip("+-~", self, strict=True))
 
 
@@ -51,7 +56,7 @@ def build(dataset: Dataset, config: DataConfig, progress: Progress | None = None
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
-    """What changed between two manifests; all empty exactly when their examples are equal."""
+    """What changed between two manifests whose hashes differ."""
     before, after = _flat(old), _flat(new)
     return Changes(
         sorted(after.keys() - before.keys()),

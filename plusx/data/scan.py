@@ -58,7 +58,8 @@ def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None)
     try:
         found.update(zip(paths, in_parallel(examine, paths, progress), strict=True))
     finally:
-        if found != known:
+        whole = len(found) == len(paths)  # else what an earlier scan knows of the others stays
+        if (found := found if whole else {**known, **found}) != known:
             _save(store, found)
     return {name: [found[path] for path in group] for name, group in splits.items()}
 

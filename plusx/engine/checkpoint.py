@@ -17,6 +17,7 @@ from plusx.errors import ModelFileError, TrainingError
 
 FORMAT = 1
 KEPT = 2
+MAX_ITEMS = 100_000_000  # values in the document; some runs keep a row of metrics after each of 64,000 steps
 DOCUMENT = "document"
 
 
@@ -64,7 +65,7 @@ def load(path: Path) -> Checkpoint:
     if metadata.get("sha256") != tensorfile.digest(tensors):
         raise ModelFileError(f"{path}: damaged, its SHA-256 is another.", "Resume from another checkpoint.")
     try:
-        document = tensorfile.parse_json(tensors.pop(DOCUMENT).numpy().tobytes().decode())
+        document = tensorfile.parse_json(tensors.pop(DOCUMENT).numpy().tobytes().decode(), MAX_ITEMS)
     except (KeyError, ValueError) as error:
         raise ModelFileError(f"{path}: not a checkpoint of plusx.", "Give a file of a run's checkpoints/.") from error
     if document.get("format") != FORMAT:
@@ -77,13 +78,15 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and why newer ones were passed over; those are renamed `.damaged`.
 
     Raises:
-        ModelFileError: there are checkpoints and none of them is whole.
+        ModelFileError: there are checkpoints and none of them is whole, or one cannot be read.
     """
     bad: list[tuple[Path, ModelFileError]] = []
     for path in stored(folder):
         try:
             found = load(path)
         except ModelFileError as error:
+            if isinstance(error.__cause__, OSError):  # the disk failed, which says nothing about the file
+                raise
             bad.append((path, error))
             continue
         for damaged, _ in bad:  # or it would count as one of the two that are kept

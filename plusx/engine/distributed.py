@@ -27,13 +27,15 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from plusx.engine.stop import Stopped
+from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError, TrainingError
 
 TIMEOUT = timedelta(seconds=90)  # of a collective, after which a rank counts as lost
 JOIN_TIMEOUT = timedelta(seconds=40)  # for all ranks to come
 GLANCE = 1.0  # seconds, at most, between two looks for the words of another rank, or for its failure
 STOPPED_SECONDS = 10  # that a rank of this machine may be stopped (SIGSTOP) before it is ended
-ROLL_CALL_SECONDS = 2.0  # for survivors to say that they live
+ROLL_CALL_SECONDS = 3.0  # for survivors to say that they live, which they look for every second
+PASSING_SECONDS = 5  # before a stop that one rank heard of is passed on to a rank that did not
 FOLDER = "failures"  # of a run: the first failure of each rank
 
 
@@ -53,6 +55,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self.step = 0
+        self._stopping = False
         self._store = store
         self._announced: BaseException | None = None
 
@@ -138,10 +141,38 @@ class World:
         said = "; ".join(f"{key} is {theirs.get(key)}, on rank 0 {values.get(key)}" for key in odd)
         return f"rank {rank} differs: {said}." if odd else ""
 
+    def stopping(self) -> None:
+        """Lets the others know that this rank heard a signal and waits for them."""
+        self._stopping = True
+        if self.size > 1:
+            with suppress(RuntimeError):
+                self._store.set("stopping", "")
+
+    def watch(self, done: threading.Event, neighbour: int) -> None:
+        """What a thread of each rank does until the end: answer for it, and look after the next one of its machine.
+
+        The main thread can do neither while it waits for other ranks or evaluates its part.
+        """
+        stopped = heard = 0
+        while not done.wait(1):
+            stopped = stopped + 1 if _is_stopped(neighbour) else 0
+            if stopped >= STOPPED_SECONDS:  # all would wait for it in vain; one that is merely slow is left alone
+                with suppress(OSError):
+                    os.kill(neighbour, signal.SIGKILL)
+            try:
+                if self._store.check(["roll call"]):
+                    self._store.set(f"alive/{self.rank}", "")
+                heard += self._store.check(["stopping"])
+                if heard == PASSING_SECONDS and not self._stopping:
+                    os.kill(os.getpid(), signal.SIGTERM)  # which a run that heard a Ctrl-C takes for no second one
+            except RuntimeError:  # the store is gone, and with it whoever would listen
+                return
+
     def lost(self) -> RankError:
         """Why the other ranks do not answer: the first failure that one of them told, or who is missing."""
         again = "The same command continues the run."
         try:
+            self._store.set("roll call", "")
             self._store.set(f"alive/{self.rank}", "")
             if failure := self._failure():
                 return RankError(failure["message"], failure["hint"])
@@ -177,18 +208,20 @@ class World:
                 error.message, error.told_elsewhere = message, not first
 
     def record(self, error: BaseException, folder: Path) -> None:
-        """Tells the other ranks of a failure and writes it down, unless it began elsewhere; a stop is none."""
+        """Tells the other ranks of a failure and writes down the first; a stop is none, nor what began elsewhere."""
         if isinstance(error, Stopped):
             error.told_elsewhere = not self.leads
             return
         self.announce(error)
         path = folder / FOLDER / f"rank-{self.rank}.json"
-        if isinstance(error, RankError) or not folder.is_dir() or path.exists():
+        asked_for = isinstance(error, SystemExit | KeyboardInterrupt)
+        if isinstance(error, RankError) or asked_for or not folder.is_dir() or path.exists():
             return
         values = {"rank": self.rank, "host": platform.node(), "process": os.getpid(), "step": self.step}
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps({**values, "failure": traceback.format_exc()}, indent=1) + "\n")
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps({**values, "failure": traceback.format_exc()}, indent=1) + "\n")
 
     def _said(self, topic: str) -> Any:
         """What a rank says, waited for as long as no rank fails."""
@@ -258,6 +291,9 @@ def joined(folder: Path, device: str | None) -> Iterator[World]:
         return
     store, rank = _meet(size)
     world = World(rank, size, store)
+    if world.leads and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        for old in (folder / FOLDER).glob("rank-*.json"):  # of an earlier command; a restart keeps what led to it
+            old.unlink(missing_ok=True)
     done = threading.Event()
     try:
         gpus = torch.cuda.is_available() and (device or "cuda").startswith("cuda")
@@ -265,7 +301,7 @@ def joined(folder: Path, device: str | None) -> Iterator[World]:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
             )
-        threading.Thread(target=_watch, args=(_neighbour(store), done), daemon=True).start()
+        threading.Thread(target=world.watch, args=(done, _neighbour(store)), daemon=True).start()
         yield world
         dist.destroy_process_group()
     except BaseException as error:
@@ -341,19 +377,9 @@ def _neighbour(store: Any) -> int:
     return int(store.get(following))
 
 
-def _watch(pid: int, done: threading.Event) -> None:
-    """Ends another rank of this machine when it is stopped for long, since all would wait for it in vain.
-
-    One that is merely slow is left alone, and one that died is noticed by its closed connections.
-    """
-    seconds = 0
-    while pid != os.getpid() and not done.wait(1):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return
-        seconds = seconds + 1 if state in "Tt" else 0
-        if seconds >= STOPPED_SECONDS:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            return
+def _is_stopped(pid: int) -> bool:
+    """Whether another process is stopped (SIGSTOP); a dead one is noticed by its closed connections."""
+    try:
+        return pid != os.getpid() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False

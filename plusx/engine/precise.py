@@ -39,6 +39,7 @@ def _averaging(module: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     module.eval()
     for norm in norms:
         norm.train()
+        norm.get_buffer("running_mean").zero_()  # a synchronised one computes relative to it
         norm.momentum, norm.num_batches_tracked = None, torch.zeros_like(norm.get_buffer("num_batches_tracked"))
     try:
         yield

@@ -40,6 +40,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 8 << 20  # bytes; ResNet-1202 with 20,000 class names needs 2 MB, a mean image of 512 px 4 MB
 MAX_ITEMS = 300_000  # values in a header; ResNet-1202 has 80,000
 MAX_FILE = 16 << 30  # bytes
+LINE = 200  # bytes of a header for a tensor, at most, without its name
 MAX_VALUE = 1e18  # above it a square overflows float32
 COPY = "Use another copy of the file, or train again."
 
@@ -113,7 +114,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         TrainingError: a full disk or another failure of the file system; what was at `path` is still there.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    needed = sum(t.nbytes for t in plain.values()) + MAX_HEADER
+    header = sum(map(len, metadata.values())) + sum(LINE + len(name) for name in plain)
+    needed = sum(t.nbytes for t in plain.values()) + header
     torch.empty(
         needed, dtype=torch.uint8
     )  # memory that the system refuses is an error here, and an abort in safetensors
@@ -203,13 +205,13 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
     return tensors
 
 
-def parse_json(text: str) -> dict[str, Any]:
-    """One JSON object, no key twice, of bounded size and depth.
+def parse_json(text: str, most: int = MAX_ITEMS) -> dict[str, Any]:
+    """One JSON object, no key twice, of at most so many values and of bounded depth.
 
     Raises:
         ValueError: anything else.
     """
-    if sum(map(text.count, "[{,")) > MAX_ITEMS:
+    if sum(map(text.count, "[{,")) > most:
         raise ValueError("too many values")
     try:
         plain = json.loads(text, object_pairs_hook=_unique)

@@ -1,10 +1,11 @@
 """The training loop: from wherever the run stands to its end, in the same bits however often it is interrupted."""
 
 import dataclasses
+import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,11 +131,11 @@ class Trainer:
         self.device = next(module.parameters()).device
         if world.size > 1 and config.engine.sync_bn:
             synchronize(module)
+        self.optimizer = build_optimizer(module, config.optim)  # freezes, before ranks agree whose gradients they share
         net = shared(module, world)
         self.net: nn.Module = torch.compile(net) if config.engine.compile else net  # type: ignore[assignment]
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
-        self.optimizer = build_optimizer(module, config.optim)
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
         self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
         self.at = Position()
@@ -239,7 +240,7 @@ class Trainer:
             with signals.waiting():
                 result = work()
         except Interrupt:
-            pass  # signals.received says so
+            self.world.stopping()  # signals.received says why
         except Exception as error:
             failure = error
             self.world.announce(error)
@@ -265,12 +266,17 @@ class Trainer:
 
     def _reestimate(self, signals: StopSignals) -> None:
         """Precise batch norm of the network that will be evaluated, on the batches that would come next."""
-        epoch, count = self.at.step // self.train.steps_per_epoch, self.config.engine.precise_bn
         layout = torch.channels_last if self.config.engine.channels_last else torch.contiguous_format
-        with closing(self.train.epoch(epoch)) as batches:  # type: ignore[type-var]
-            agreed = (self._together(signals, lambda: next(batches)) for _ in range(count))
+        with closing(self._coming()) as batches:
+            agreed = (self._together(signals, lambda: next(batches)) for _ in range(self.config.engine.precise_bn))
             reestimate(self._evaluated(), agreed, self.config.engine.precision, layout)
         self.world.mean(_statistics(self._evaluated()))
+
+    def _coming(self) -> Generator[TrainBatch, None, None]:
+        """The batches of the next epoch, of the one after it, and so on."""
+        for epoch in itertools.count(self.at.step // self.train.steps_per_epoch):
+            with closing(self.train.epoch(epoch)) as batches:  # type: ignore[type-var]
+                yield from batches
 
     def _seed(self, step: int) -> None:
         seed = (self.config.seed << 32 | step) % (1 << 63)
@@ -352,8 +358,8 @@ class Trainer:
         self.at.seconds += self._mark - before
         return self._mark - before
 
-    def _save(self) -> None:
-        """Writes a checkpoint of this step.
+    def _save(self, leaving: bool = False) -> None:
+        """Writes a checkpoint of this step; other ranks wait for rank 0, however slow its disk, unless they leave.
 
         Raises:
             TrainingError: it cannot be written; those before are still there.
@@ -363,8 +369,12 @@ class Trainer:
         document = self._document(self.at)
         optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
         running = {"running/totals": self.running.totals}
+        topic = f"saved/{self.at.step}/{self.at.evaluated}"
         if self.world.leads:  # every rank holds the same
             checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
+            self.world.tell(topic)
+        elif not leaving:
+            self.world.told(topic)
         self._saved, self._saved_at = (self.at.step, self.at.evaluated), time.perf_counter()
         self._exact = True
 
@@ -441,7 +451,7 @@ class Trainer:
             return
         if self._exact and self._saved != (self.at.step, self.at.evaluated):
             try:
-                self._save()
+                self._save(leaving=True)
             except Exception as failed:  # what ends the run goes first
                 self.log.line(f"step {self.at.step:,} is not saved: {str(failed).splitlines()[0]}")
         if signal is not None and isinstance(error, Interrupt):

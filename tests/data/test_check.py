@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,25 @@ def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatc
     assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
     monkeypatch.setenv("PLUSX_CACHE", "/proc/nowhere")
     assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+
+
+def test_an_interrupted_scan_keeps_what_an_earlier_one_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, {"a": 15, "b": 15})
+    dataset = open_dataset(str(tmp_path), CONFIG)
+    first = scan.scan(dataset, CONFIG)
+    real = os.stat
+
+    def interrupted(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("/7.png"):
+            raise KeyboardInterrupt
+        return real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scan.scan(dataset, CONFIG)
+    monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
+    assert scan.scan(dataset, CONFIG) == first
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_whole_verified_and_with_progress(server: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     target = tmp_path / "deep" / "file"
+    (tmp_path / "deep" / ".file.killed.tmp").mkdir(parents=True)
+    (tmp_path / "deep" / ".file.killed.tmp" / "file").write_bytes(BODY[:99])
     fetch(f"{server}/ok", target, limit=len(BODY), verify=verify, progress=lambda *p: seen.append(p))
     assert target.read_bytes() == BODY
     assert seen[-1] == (len(BODY), len(BODY))

@@ -138,6 +138,18 @@ def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     assert outcome.same_weights(two)
 
 
+def test_of_four_ranks_only_the_dead_one_is_called_lost(data: Path, tmp_path: Path) -> None:
+    outcome = start(tmp_path, data, 4, fault="kill:1:5")
+    assert outcome.done.returncode != 0
+    assert outcome.told == ["plusx: rank 1 lost at step 5. The same command continues the run."]
+
+
+def test_ranks_do_not_wait_for_gradients_of_a_frozen_body(data: Path, tmp_path: Path) -> None:
+    outcome = start(tmp_path, data, 2, "optim.freeze=body", "schedule.epochs=1")
+    assert outcome.done.returncode == 0, outcome.done.stderr
+    assert len(outcome.steps()) == STEPS / 2
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -1,10 +1,12 @@
 """What ranks share, without starting any."""
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import torch.distributed as dist
 from torch import nn
 
 from plusx.data.dataset import Split
+from plusx.data.loader import Batch
 from plusx.data.names import Names
 from plusx.data.sampling import batch_bounds, share
+from plusx.engine import distributed
 from plusx.engine.distributed import RankError, World, _reach, joined
+from plusx.engine.precise import reestimate
 from plusx.engine.synced import SyncedBatchNorm, synchronize
 from plusx.errors import DataError
 
@@ -71,6 +76,12 @@ def test_nobody_waits_for_the_words_of_a_rank_that_failed(rank: int) -> None:
         world.compare({"a": "1"}) if world.leads else world.told("prepared")
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def group() -> Iterator[None]:
     """A process group of this process alone."""
@@ -96,6 +107,42 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(group: None) -> No
     torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(synced[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-3)
     assert torch.equal(synced.eval()(x), synced.eval()(x))
+
+
+def test_precise_statistics_do_not_depend_on_those_before(group: None) -> None:
+    torch.manual_seed(0)
+    net = synchronize(nn.Sequential(nn.BatchNorm2d(5)))
+    batches = [Batch(3 * torch.randn(4, 5, 6, 6) + 2, torch.zeros(4), torch.arange(4), 4) for _ in range(3)]
+    found = []
+    for _ in range(2):
+        reestimate(net, batches, "fp32", torch.contiguous_format)
+        found.append(net[0].running_mean.clone())
+    assert torch.equal(*found)
+
+
+def test_a_stop_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:
+    world = World(1, 2, dist.HashStore())
+    for number, end in enumerate((SystemExit(143), KeyboardInterrupt(), ValueError("a bug"))):
+        world.record(end, tmp_path)
+        assert len(list(tmp_path.glob("failures/*"))) == (number == 2)
+
+
+def test_a_rank_that_waits_for_others_still_answers_and_hears_of_their_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its main thread is in a collective or an evaluation: `watch` speaks for it."""
+    monkeypatch.setattr(distributed, "PASSING_SECONDS", 2)
+    store, done, sent = dist.HashStore(), threading.Event(), []
+    monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
+    one, other = World(0, 4, store), World(3, 4, store)
+    thread = threading.Thread(target=other.watch, args=(done, os.getpid()))
+    thread.start()
+    with pytest.raises(RankError, match=r"rank 1, 2 lost at step 0\."):
+        raise one.lost()
+    one.stopping()
+    wait_until(lambda: bool(sent))
+    time.sleep(1.5)
+    done.set()
+    thread.join()
+    assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
 @pytest.mark.parametrize(

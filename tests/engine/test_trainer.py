@@ -329,10 +329,13 @@ def test_a_test_split_cannot_make_the_rate_plateau(tmp_path: Path) -> None:
     assert trainer._rate(20) == 0.1
 
 
-def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(tmp_path: Path) -> None:
-    trainer, train, _ = run(tmp_path, tiny_config(engine__precise_bn=2))
+@pytest.mark.parametrize("count", [2, 12])
+def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(count: int, tmp_path: Path) -> None:
+    trainer, train, _ = run(tmp_path, tiny_config(engine__precise_bn=count))
     trainer.fit()
-    x = [trainer.module.conv1(batch.images) for batch, _ in zip(train.epoch(3), range(2), strict=False)]
+    coming = [batch for epoch in (3, 4, 5) for batch in train.epoch(epoch)][:count]
+    assert len(coming) == count
+    x = [trainer.module.conv1(batch.images) for batch in coming]
     mean = torch.stack([part.mean((0, 2, 3)) for part in x]).mean(0)
     var = torch.stack([part.var((0, 2, 3)) for part in x]).mean(0)
     norm = trainer.module.get_submodule("bn1")
