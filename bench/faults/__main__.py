@@ -1,7 +1,8 @@
 """`python -m bench.faults [quick|full] [--tries N] [NAME …]`: inject faults into training, tell what became of them.
 
-`full` writes bench/results/faults.json and docs/reliability.md; cases that are not named keep their figures, if those
-are of the same machine and versions. `quick` tries each a few times and keeps nothing. `--tries` sets the number.
+`full` tries each as often as the figures want, `quick` a few times. Both write docs/reliability.md and their JSON under
+bench/results/; cases that are not named keep their figures, if those are of the same machine and versions. `--tries`
+sets the number.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from bench.__main__ import RESULTS, surroundings
 from bench.faults.cases import CASES
 from bench.faults.page import page
 
-FIGURES = RESULTS / "faults.json"
+FIGURES = {"full": RESULTS / "faults.json", "quick": RESULTS / "faults-quick.json"}
 PAGE = RESULTS.parents[1] / "docs" / "reliability.md"
 
 
-def tried(name: str, tries: int) -> dict[str, Any]:
-    """One case, with its seed, when it was tried and how long it took."""
+def tried(name: str, tries: int, instructions: str) -> dict[str, Any]:
+    """One case, with its seed, when it was tried, with which instructions of the CPU, and how long it took."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="plusx-faults-") as folder:
         result = CASES[name].run(tries, Path(folder))
@@ -32,12 +33,13 @@ def tried(name: str, tries: int) -> dict[str, Any]:
         "seed": name,
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "instructions": instructions,
     }
 
 
-def kept(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Earlier figures by case, unless another machine or other versions gave them."""
-    document = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"cases": []}
+def kept(path: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Earlier figures by case, unless another machine or other versions gave them; instructions may differ."""
+    document = json.loads(path.read_text()) if path.exists() else {"cases": []}
     same = all(document.get(key) == about[key] for key in ("cpu", "cores", "versions"))
     return {row["case"]: row for row in document["cases"]} if same else {}
 
@@ -52,23 +54,22 @@ def main() -> None:
     if unknown := set(asked.names) - CASES.keys():
         parser.error(f"no case {', '.join(sorted(unknown))}")
     about = surroundings()
-    rows, failed = kept(about) if asked.tier == "full" else {}, []
-    path = FIGURES if asked.tier == "full" else Path(tempfile.mkdtemp(prefix="plusx-faults-")) / "faults.json"
+    path = FIGURES[asked.tier]
+    rows, failed = kept(path, about), []
     for name in asked.names or CASES:
         tries = asked.tries or getattr(CASES[name], asked.tier)
         if not tries or not CASES[name].possible():
             needs = " ".join(CASES[name].needs)
             print(f"{name}: not tried, " + (f"`{needs}` fails here" if tries else "only in the full tier"), flush=True)
             continue
-        rows[name] = row = tried(name, tries)
+        rows[name] = row = tried(name, tries, about["instructions"])
         print(
             f"{name}: {row['passed']} of {row['tries']}, {row['seconds']:.0f} s. {'; '.join(row['notes'])}", flush=True
         )
         failed += [name] * (row["passed"] < row["tries"])
         document = about | {"cases": [rows[case] for case in CASES if case in rows]}
         path.write_text(json.dumps(document, indent=2) + "\n")
-        if asked.tier == "full":
-            PAGE.write_text(page(document))
+        PAGE.write_text(page(*(json.loads(FIGURES[tier].read_text()) for tier in ("full", "quick"))))
     print(f"written: {path}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
