@@ -9,6 +9,7 @@ import fcntl
 import os
 import platform
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -240,7 +241,29 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         PlusxError: the folder cannot be written, or another live process has it.
     """
-    path, new = folder / "lock", [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    # No signal comes between making the folder and what removes it again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        with _locked(folder) as path:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                yield
+            finally:
+                if not (folder / "config.json").exists():
+                    with suppress(OSError):
+                        for left in (folder / "manifest.json", path):
+                            left.unlink(missing_ok=True)
+                        for made in new:
+                            made.rmdir()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """The lock file of a run folder, which is made where it is missing, held by this process."""
+    path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = {p.name for p in folder.iterdir() if p.name[0] != "."} - {"lock", "manifest.json"}
@@ -262,15 +285,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")
         lock.flush()
-        try:
-            yield
-        finally:
-            if not (folder / "config.json").exists():
-                with suppress(OSError):
-                    for left in (folder / "manifest.json", path):
-                        left.unlink(missing_ok=True)
-                    for made in new:
-                        made.rmdir()
+        yield path
 
 
 _own: set[IO[str]] = set()  # open files that no child may keep open
