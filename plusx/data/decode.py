@@ -108,14 +108,14 @@ def decode_crop(
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(source, None, max_pixels) as (image, turn, data):
+    with _opened(source, None, max_pixels) as (image, turn, stream):
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
         if turn == 1 and image.format == "JPEG" and image.mode == ("L" if channels == 1 else "RGB"):
             rows, columns = -(-height // scale), -(-width // scale)
             edges = _edges((top, left, high, wide), rows / height, columns / width)
-            if (pixels := _quick_jpeg(data, edges[1], scale, (height, width), channels)) is not None:
+            if (pixels := _quick_jpeg(stream, edges[1], scale, (height, width), channels)) is not None:
                 return pixels[edges[0] : edges[1], edges[2] : edges[3]]
         image = _upright(image, turn, scale)
         top, bottom, left, right = _edges((top, left, high, wide), image.height / height, image.width / width)
@@ -129,23 +129,24 @@ def _edges(box: Box, down: float, across: float) -> tuple[int, int, int, int]:
 
 
 @contextmanager
-def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int, bytes]]:
+def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int, io.BytesIO]]:
     """An image whose header is acceptable, its orientation (1 to 8), its bytes; every error becomes an ImageError."""
     called = name or ("image bytes" if isinstance(source, bytes) else os.fspath(source))
     try:
-        data = source if isinstance(source, bytes) else _read(source, 8 * max_pixels + 2**24)
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        # Nothing else keeps the bytes of a file, so that the stream may change them without a copy of megabytes.
+        stream = io.BytesIO(source if isinstance(source, bytes) else _read(source, 8 * max_pixels + 2**24))
+        image = Image.open(stream, formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} px, more than the {max_pixels:,} allowed")
-        if problem := _refused(image, data, max_pixels):
+        if problem := _refused(image, stream.getvalue(), max_pixels):
             raise ValueError(problem)
         if image.format == "PNG":
             image.load()  # its EXIF data may follow the pixels
-        yield image, 1 if image.format == "TIFF" else orientation(image), data  # Pillow turns a TIFF by itself
+        yield image, 1 if image.format == "TIFF" else orientation(image), stream  # Pillow turns a TIFF by itself
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        reason = f"not an image of the kinds {', '.join(FORMATS)}" if data else "empty"
+        reason = f"not an image of the kinds {', '.join(FORMATS)}" if stream.getvalue() else "empty"
         raise ImageError(called, reason) from error
     except OSError as error:
         raise ImageError(called, error.strerror or str(error)) from error
@@ -211,38 +212,40 @@ def _upright(image: Image.Image, turn: int, scale: int) -> Image.Image:
     return image.transpose(_UPRIGHT[turn]) if turn > 1 else image
 
 
-def _quick_jpeg(data: bytes, rows: int, scale: int, shape: tuple[int, int], channels: int) -> Tensor | None:
+def _quick_jpeg(stream: io.BytesIO, rows: int, scale: int, shape: tuple[int, int], channels: int) -> Tensor | None:
     """At least the first rows of a JPEG at 1/scale of its size: Pillow's pixels, sooner. None for what needs Pillow.
 
     Arguments:
-        data: the file's bytes.
+        stream: the file's bytes; its header claims another height for a while.
         rows: needed, at that scale.
         scale: 1, 2, 4 or 8.
         shape: height and width in the header.
         channels: 1 for gray, 3 for RGB.
     """
-    if _EOI not in data[-1024:]:  # cut: Pillow says so
-        return None
     height = min(shape[0], scale * (rows + _CONTEXT_ROWS))
-    if (shorter := _with_height(data, height)) is None:
-        return None
     least = {"min_height": -(-height // scale), "min_width": -(-shape[1] // scale), "min_factor": 1}
-    try:
-        # Not strict: the rows that are left out would be an error. Of damage it then tells what Pillow tells.
-        pixels = simplejpeg.decode_jpeg(shorter, "GRAY" if channels == 1 else "RGB", strict=False, **least)
-    except ValueError:  # Pillow says what is wrong with it
-        return None
+    with stream.getbuffer() as data:
+        at = _height_at(data)
+        if at is None or _EOI not in bytes(data[-1024:]):  # cut: Pillow says so
+            return None
+        true_height = bytes(data[at : at + 2])
+        data[at : at + 2] = height.to_bytes(2, "big")
+        try:
+            # Not strict: the rows that are left out would be an error. Of damage it then tells what Pillow tells.
+            pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=False, **least)
+        except ValueError:  # Pillow says what is wrong with it
+            return None
+        finally:
+            data[at : at + 2] = true_height
     return torch.from_numpy(pixels)
 
 
-def _with_height(data: bytes, height: int) -> bytearray | None:
-    """A JPEG whose header claims another height, so that decoders stop there; None if it has no such header."""
+def _height_at(data: memoryview) -> int | None:
+    """Where the header of a JPEG says its height, two bytes at which decoders stop; None if it has no such header."""
     at = 2
-    while data[at : at + 1] == b"\xff" and at + 7 <= len(data):
+    while at + 9 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in _FRAMES:
-            changed = bytearray(data)
-            changed[at + 5 : at + 7] = height.to_bytes(2, "big")
-            return changed
+            return at + 5
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 

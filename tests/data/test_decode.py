@@ -1,5 +1,6 @@
 """Every rule of decoding, on files made here: kinds of image, damage, bombs, and mutations of all formats."""
 
+import hashlib
 import io
 import os
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
@@ -324,6 +326,31 @@ def test_a_jpeg_is_read_down_to_the_crop() -> None:
     assert torch.equal(decode_crop(damaged, above, 100), decode_crop(data, above, 100))
     below = lambda h, w: (150, 8, 100, 100)  # noqa: E731
     assert not torch.equal(decode_crop(damaged, below, 100), decode_crop(data, below, 100))
+
+
+def test_bytes_stay_as_they_are_and_what_the_fast_reader_refuses_pillow_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(NOISE, "JPEG")
+    (tmp_path / "noise.jpg").write_bytes(data)
+    top = lambda h, w: (0, 8, 100, 100)  # noqa: E731
+    before = hashlib.sha256(data).digest()
+    crop = decode_crop(data, top, 100)
+    assert hashlib.sha256(data).digest() == before
+    assert torch.equal(decode_crop(tmp_path / "noise.jpg", top, 100), crop)
+
+    seen = []
+
+    def refuse(data: memoryview, *_: object, **__: object) -> None:
+        seen.append(bytes(data))
+        raise ValueError
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
+    assert torch.equal(decode_crop(data, top, 100), crop)
+    assert torch.equal(decode_crop(tmp_path / "noise.jpg", top, 100), crop)
+    assert len(seen) == 2
+    assert data not in seen  # it was asked for fewer rows
+    assert hashlib.sha256(data).digest() == before
 
 
 def test_a_crop_of_a_damaged_jpeg_is_an_image_error() -> None:
