@@ -73,7 +73,13 @@ class AugmentConfig:
     flip: str | None = option(
         "mirror: never, at random, or every other epoch", None, choices=("none", "random", "alternate")
     )
+    size: int | None = option("side of training crops, px; auto is data.size", None, low=1)
+    policy: str = option(
+        "operation on each image: none; trivial: one at random (TrivialAugment)", "none", choices=("none", "trivial")
+    )
     cutout: int = option("side of the square set to the mean, px; 0 is off", 0, low=0)
+    erase: float = option("chance that a random rectangle is set to the mean; 0 is off", 0.0, low=0, below=1)
+    repeats: int = option("times an epoch has an example, each augmented anew; it has fewer examples then", 1, low=1)
     colour: float = option("size of PCA colour shifts; the paper's is 0.1, 0 is off", 0.0, low=0)
     colours: str = option(
         "whose colour directions: the training set's or ImageNet's", "train", choices=("train", "imagenet")
@@ -367,6 +373,16 @@ def _cross_problems(config: Config) -> list[str]:
     if config.data.normalize == "pixel" and (config.data.size or 0) > MEAN_IMAGE_SIDE:
         limit = f"at most {MEAN_IMAGE_SIDE} with data.normalize=pixel, whose mean image is in the model file"
         problems.append(f"data.size: got {config.data.size}, expected {limit}")
+    if config.augment.size is not None:
+        needed = {
+            "data.mode=photo": config.data.mode != "small",
+            "augment.crop=resized or scale": config.augment.crop in ("resized", "scale"),
+            "data.normalize other than pixel": config.data.normalize != "pixel",
+        }
+        problems += [f"augment.size: needs {name}" for name, met in needed.items() if not met]
+    repeats, batch = config.augment.repeats, config.engine.batch
+    if batch is not None and 1 < batch < 4 * repeats:
+        problems.append(f"augment.repeats: got {repeats}, expected at most a quarter of engine.batch ({batch})")
     low, high = config.augment.area
     if not 0 < low <= high <= 1:
         problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")

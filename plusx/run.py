@@ -361,7 +361,8 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
         message = f"engine.device: got {config.engine.device!r}: {str(error).splitlines()[0]}"
         raise ConfigError(message, "Leave it out to take what is there.") from error
     batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
-    shape = (batch, preprocess.channels, preprocess.size, preprocess.size)
+    side = config.augment.size or preprocess.size
+    shape = (batch, preprocess.channels, side, side)
     if config.engine.precision == "auto":
         macs = count_macs(network, shape[1:])
         if macs < TINY_MACS:

@@ -123,6 +123,21 @@ def test_a_mean_image_has_a_largest_side() -> None:
     assert message(lambda: changed("data.normalize=pixel", "data.size=513")) == limit
 
 
+def test_training_crops_of_another_size_must_be_crops_of_photos() -> None:
+    changed("augment.size=24", "augment.crop=resized", "data.mode=photo")
+    wrong = message(
+        lambda: changed("augment.size=24", "augment.crop=translate", "data.mode=small", "data.normalize=pixel")
+    )
+    needs = ["data.mode=photo", "augment.crop=resized or scale", "data.normalize other than pixel"]
+    assert wrong == "; ".join(f"augment.size: needs {need}" for need in needs)
+
+
+def test_a_batch_has_room_for_repeats() -> None:
+    changed("augment.repeats=4", "engine.batch=16")
+    wrong = "augment.repeats: got 4, expected at most a quarter of engine.batch (15)"
+    assert message(lambda: changed("augment.repeats=4", "engine.batch=15")) == wrong
+
+
 def test_length_is_in_epochs_or_in_steps() -> None:
     both = message(lambda: configs.replace(CONFIG, {"schedule.steps": 5}))
     assert both == "schedule: got epochs and steps both or neither, expected one of them"

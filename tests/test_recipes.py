@@ -47,7 +47,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
         allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
-        allowed |= {"model.norm_order"}
+        allowed |= {"model.norm_order", "augment.size"}
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
         assert {choice.field: choice.value for choice in choices}.items() <= resolved(config).items(), label
@@ -187,6 +187,24 @@ def test_the_papers_cifar10_rates_at_the_papers_steps(model: str, lows: int) -> 
     assert (config.data.normalize, config.engine.select, config.engine.precision) == ("pixel", "last", "fp32")
     assert not config.model.zero_init_last
     assert not config.model.whiten_stem
+
+
+def test_torchvisions_second_training_of_resnet50() -> None:
+    """Every option of its published command."""
+    config, _ = decide(Request(data="imagenet", recipe="imagenet-modern"), IMAGENET)
+    assert (config.model.name, config.data.size, config.data.resize, config.augment.size) == (
+        "resnet50-v1.5",
+        224,
+        232,
+        176,
+    )
+    assert (config.augment.policy, config.augment.erase, config.augment.repeats) == ("trivial", 0.1, 4)
+    assert (config.augment.mixup, config.augment.cutmix, config.optim.label_smoothing) == (0.2, 1.0, 0.1)
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.decay) == (0.5, 2e-5, "weights")
+    assert (config.engine.batch, config.schedule.name, config.schedule.epochs) == (1024, "cosine", 600)
+    assert config.schedule.warmup * 600 == pytest.approx(5)
+    every_32nd = 1 - (1 - 0.99998) * 1024 * 32 / 600  # what `--model-ema-decay` comes to there
+    assert config.engine.ema == pytest.approx(every_32nd ** (1 / 32), abs=1e-6)
 
 
 def test_the_papers_imagenet_training() -> None:

@@ -21,6 +21,8 @@ ASPECT = (log(3 / 4), log(4 / 3))  # of resized crops, width to height
 RANDOM_CROPS = ("resized", "scale")
 TRIES = 10
 CROP_DRAWS = 2 * TRIES + 2
+ERASED, ERASED_ASPECT = (0.02, 0.33), (log(0.3), log(3.3))  # share of the area, height to width
+ERASE_DRAWS = 1 + 2 * TRIES + 2
 
 
 def crop_box(augment: AugmentConfig, draws: Sequence[float], height: int, width: int, size: int) -> Box:
@@ -203,6 +205,34 @@ def cut_out(images: Tensor, side: int, seed: int, epoch: int, ids: NDArray[np.in
     away = torch.from_numpy(np.arange(size) - centres[:, :, None] + side // 2).to(images.device)  # (N, 2, S)
     inside = (away >= 0) & (away < side)
     return images.masked_fill_((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
+
+
+def erase(images: Tensor, chance: float, seed: int, epoch: int, ids: NDArray[np.int64]) -> Tensor:
+    """Set a random rectangle of some images to zero, the mean, in place (random erasing, Zhong et al. 2020).
+
+    Arguments:
+        images: normalised (N, C, S, S).
+        chance: that an image is chosen; its rectangle has 2 to 33 % of the area, its sides 3 : 10 to 33 : 10.
+        seed: of the run.
+        epoch: counted from 0.
+        ids: (N,) examples.
+
+    Returns:
+        the same tensor.
+    """
+    size = images.shape[-1]
+    draws = uniform(seed, epoch, ids, Stream.ERASE, ERASE_DRAWS)
+    for i in np.flatnonzero(draws[:, 0] < chance).tolist():
+        tries, (place_y, place_x) = draws[i, 1:-2].reshape(TRIES, 2).tolist(), draws[i, -2:].tolist()
+        for share, form in tries:
+            pixels = size**2 * (ERASED[0] + (ERASED[1] - ERASED[0]) * share)
+            aspect = exp(ERASED_ASPECT[0] + (ERASED_ASPECT[1] - ERASED_ASPECT[0]) * form)
+            rows, columns = round(sqrt(pixels * aspect)), round(sqrt(pixels / aspect))
+            if rows < size and columns < size:
+                top, left = int(place_y * (size - rows + 1)), int(place_x * (size - columns + 1))
+                images[i, :, top : top + rows, left : left + columns] = 0.0
+                break
+    return images
 
 
 def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, key: int) -> tuple[Tensor, Tensor]:

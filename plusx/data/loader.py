@@ -7,7 +7,7 @@ What an epoch yields is a function of (seed, epoch, position) alone: example ord
 import itertools
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from plusx.data.colour import Colours, shift_colours
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
-from plusx.data.sampling import batch_bounds, key, order_at, share
+from plusx.data.sampling import batch_bounds, key, order_at, repeated, share
 from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels
 from plusx.data.workers import Workers, keep_freed_memory
@@ -97,6 +97,8 @@ class TrainLoader:
     ) -> None:
         keep_freed_memory()
         device = torch.device(device)
+        if augment.size is not None:
+            preprocess = replace(preprocess, size=augment.size, resize=max(augment.size, preprocess.resize))
         if mode == "small":
             stored = _stored(split, preprocess, augment, progress).to(device)
             self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
@@ -126,16 +128,24 @@ class TrainLoader:
         self._pixels.close()
 
     def _ids(self, epoch: int, start: int) -> Iterator[Ids]:
-        """The ids of each step that are this process's, some steps' order computed at a time."""
+        """The ids of each step that are this process's, some steps' order computed at a time.
+
+        An example that comes again in a step has, for its random numbers, another id each time: n more than before.
+        """
         steps = self.steps_per_epoch
         for first in range(start, steps, STEPS_AHEAD):
-            soon = range(first, min(first + STEPS_AHEAD, steps))
-            shares = [share(*self._plan.bounds(step), self._rank, self._processes) for step in soon]
-            ids = order_at(self.n, self._seed, epoch, np.concatenate([np.arange(a, b) for a, b in shares]))
+            bounds = [self._plan.bounds(step) for step in range(first, min(first + STEPS_AHEAD, steps))]
+            shares = [share(*edges, self._rank, self._processes) for edges in bounds]
+            found = [
+                repeated(*edges, np.arange(*own), self._augment.repeats)
+                for edges, own in zip(bounds, shares, strict=True)
+            ]
+            places, visits = (np.concatenate(column) for column in zip(*found, strict=True))
+            ids = order_at(self.n, self._seed, epoch, places) + self.n * visits
             yield from np.split(ids, np.cumsum([b - a for a, b in shares])[:-1])
 
     def _batch(self, epoch: int, step: int, ids: Ids, pixels: Tensor) -> Batch:
-        augment, chosen = self._augment, torch.from_numpy(ids)
+        augment, chosen = self._augment, torch.from_numpy(ids % self.n)
         pixels, mean = pixels.to(self._device, non_blocking=True), self._preprocess.mean
         if self._moving is not None:
             pixels, mean = pixels - self._moving.of(epoch, ids), (0.0,) * len(mean)
@@ -145,6 +155,8 @@ class TrainLoader:
             shift_colours(images, self._colours.shifts(augment.colour, self._seed, epoch, ids), self._preprocess.std)
         if augment.cutout:
             changes.cut_out(images, augment.cutout, self._seed, epoch, ids)
+        if augment.erase:
+            changes.erase(images, augment.erase, self._seed, epoch, ids)
         if augment.mixup or augment.cutmix:
             soft = targets if targets.ndim == 2 else F.one_hot(targets, self._n_classes).float()
             images, targets = changes.mix(images, soft, augment.mixup, augment.cutmix, key(self._seed, epoch, step))
@@ -172,11 +184,12 @@ class _Memory:
     def _cut(self, epoch: int, ids: Ids) -> Tensor:
         augment, size = self.augment, self.size
         corners = changes.shifts(changes.padding(augment), self.seed, epoch, ids)
-        pixels = changes.windows(self.stored, ids, corners, size)
+        pixels = changes.windows(self.stored, ids % len(self.stored), corners, size)
         if augment.crop in changes.RANDOM_CROPS:
             draws = changes.crop_draws(self.seed, epoch, ids)
             pixels = changes.resampled(pixels, [changes.crop_box(augment, d, size, size, size) for d in draws])
-        return changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
+        pixels = changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
+        return _varied(pixels, augment, self.seed, epoch, ids)
 
 
 def _stored(split: Split, preprocess: Preprocess, augment: AugmentConfig, progress: Progress | None) -> Tensor:
@@ -200,6 +213,15 @@ def _plain(image: Tensor, preprocess: Preprocess) -> Tensor:
     return square if image.is_floating_point() else square.round().to(torch.uint8)
 
 
+def _varied(pixels: Tensor, augment: AugmentConfig, seed: int, epoch: int, ids: Ids) -> Tensor:
+    """(N, S, S, C), 0..255, after the operations of a policy."""
+    if augment.policy == "none":
+        return pixels
+    from plusx.data.trivial import varied  # torchvision's transforms take a second to import
+
+    return varied(pixels, seed, epoch, ids)
+
+
 class _Task(NamedTuple):
     """One batch of work; it carries its paths, so that workers need no copy of the list of all paths."""
 
@@ -220,7 +242,7 @@ class _Cutter:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
         augment, size = self._augment, self._preprocess.size
         draws = changes.crop_draws(self._seed, task.epoch, task.ids)
-        sources = task.paths if self._images is None else [self._images[i] for i in task.ids]
+        sources = task.paths if self._images is None else [self._images[i] for i in task.ids % len(self._images)]
         found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
         deep = any(f.is_floating_point() for f in found)
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
@@ -232,7 +254,7 @@ class _Cutter:
             corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
             corners = changes.shifts_of_mirrored(corners, which, augment.pad)
             pixels = changes.windows(stored, np.arange(len(found)), corners, size)
-        return pixels
+        return _varied(pixels, augment, self._seed, task.epoch, task.ids)
 
     def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
         """(S, S, C) in 0..255 of a file or an array (C, H, W), not yet mirrored or translated."""
@@ -291,7 +313,7 @@ class _Photos:
             pool.close()
 
     def _paths_of(self, ids: Ids) -> tuple[str, ...]:
-        return () if self._paths is None else tuple(self._paths[i] for i in ids.tolist())
+        return () if self._paths is None else tuple(self._paths[i] for i in (ids % len(self._paths)).tolist())
 
 
 class EvalLoader:

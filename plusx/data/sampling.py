@@ -29,6 +29,8 @@ class Stream(IntEnum):
     CUTOUT = 4  # 2: y, x
     CROP = 8  # 22: ten tries of (area, aspect), then y, x
     COLOUR = 32  # 3: along each colour direction
+    ERASE = 64  # 23: whether, ten tries of (area, aspect), then y, x
+    POLICY = 96  # 3: operation, strength, sign
 
 
 def _mix_int(x: int) -> int:
@@ -174,6 +176,25 @@ def batch_bounds(n: int, batch: int, processes: int = 1) -> BatchPlan:
         message = f"a step of {plan.smallest} examples is too small for {processes} processes, which need two each."
         raise DataError(message, "Set a larger engine.batch, or start fewer processes.")
     return plan
+
+
+def repeated(
+    first: int, last: int, positions: NDArray[np.int64], times: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the positions of a step look into the epoch's order, when a step has each of its examples several times.
+
+    Arguments:
+        first: position of the step.
+        last: one after its last position.
+        positions: (P,) of them.
+        times: that an example comes, in one step, far apart so that mixed neighbours differ; an epoch has fewer then.
+
+    Returns:
+        (P,) positions in the order; (P,) how often that one came before in this step.
+    """
+    start, end = -(-first // times), -(-last // times)
+    visit, place = np.divmod(positions - first, max(end - start, 1))
+    return start + place, visit
 
 
 def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:

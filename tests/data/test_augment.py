@@ -11,6 +11,7 @@ from plusx.data.augment import (
     crop_box,
     crop_draws,
     cut_out,
+    erase,
     mirror,
     mirrored,
     mix,
@@ -129,6 +130,27 @@ def test_cutout_zeroes_a_square_at_most() -> None:
     assert torch.equal(out[:, 0], out[:, 2])
     often = (out[:, 0] == 0).float().mean(0)
     assert often.min() > 0
+
+
+def test_rectangles_are_erased_as_torchvision_erases() -> None:
+    side = 64
+    out = erase(torch.ones(4000, 3, side, side), 0.6, 0, 0, IDS)
+    holes = out[:, 0] == 0
+    assert torch.equal(out[:, 0], out[:, 2])
+    hit = holes.flatten(1).any(1)
+    assert abs(hit.float().mean() - 0.6) < 0.04
+    high, wide = (holes[hit].any(axis).sum(1) for axis in (2, 1))
+    assert torch.equal(high * wide, holes[hit].sum((1, 2)))  # one rectangle, whole
+    torch.manual_seed(0)
+    theirs_of = v2.RandomErasing(p=1.0)
+    reference = torch.stack([theirs_of(torch.ones(1, side, side))[0] == 0 for _ in range(1500)])
+    theirs = [reference.any(axis).sum(1).float() for axis in (2, 1)]
+    for ours, others in ((high, theirs[0]), (wide, theirs[1]), (high * wide, theirs[0] * theirs[1])):
+        assert abs(ours.float().mean() - others.mean()) < 5 * others.std() / 1500**0.5
+    often = holes[hit].float().mean(0)
+    expected = reference.float().mean(0)
+    assert (often - expected).abs().max() < 0.1
+    assert torch.equal(erase(torch.ones(2, 3, side, side), 0.6, 0, 0, IDS[[3, 77]]), out[[3, 77]])
 
 
 def test_resampling_the_whole_changes_nothing() -> None:

@@ -70,6 +70,7 @@ CROPS = [
     {"crop": "translate", "pad": 3, "mixup": 0.2},
     {"crop": "translate", "pad": 3, "padding_mode": "reflect"},
     {"crop": "none", "cutmix": 1.0},
+    {"crop": "translate", "pad": 2, "flip": "random", "policy": "trivial", "erase": 0.5, "repeats": 2},
 ]
 
 
@@ -105,9 +106,33 @@ def test_arrays_in_both_modes(arrays: Split, mode: str) -> None:
         assert batches[0].targets.shape == ((4, 3) if soft else (4,))
 
 
+def test_an_example_that_comes_again_is_augmented_anew(arrays: Split) -> None:
+    plain = make(arrays, "small", crop="none", repeats=2)
+    batches = list(plain.epoch(0))
+    ids = torch.cat([batch.ids for batch in batches]).tolist()
+    assert len(ids) == plain.n == N
+    assert sorted(ids) == sorted(2 * order(N, 1, 0, 0, N // 2).tolist())
+    for batch in batches:
+        assert torch.equal(batch.targets, batch.ids % 3)
+    moved = list(make(arrays, "photo", crop="translate", pad=8, repeats=2).epoch(0))
+    same_example = moved[0].ids[:2].tolist() == moved[0].ids[2:].tolist()
+    assert same_example
+    assert not torch.equal(moved[0].images[0], moved[0].images[2])
+
+
+def test_training_crops_of_another_size(photos: Split) -> None:
+    for workers in (0, 1):
+        for side in (RULES.size - 8, 2 * RULES.resize):
+            with closing(make(photos, "photo", workers, crop="resized", size=side)) as loader:
+                batch = next(loader.epoch(0))
+            assert batch.images.shape == (4, 3, side, side)
+
+
 def test_the_global_generator_is_left_alone(photos: Split) -> None:
     before = torch.get_rng_state()
-    list(make(photos, "photo", 1, **CROPS[2]).epoch(0))
+    for options in CROPS[2], CROPS[-1]:
+        list(make(photos, "photo", 0, **options).epoch(0))
+        list(make(photos, "photo", 1, **options).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, order_at, share, uniform
+from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, order_at, repeated, share, uniform
 from plusx.errors import DataError
 
 
@@ -52,6 +52,28 @@ def test_ranks_share_an_epoch_without_gap_or_overlap(n: int, batch: int, size: i
     for step in range(plan.steps):
         parts = [order_at(n, 0, 1, np.arange(*share(*plan.bounds(step), rank, size))) for rank in range(size)]
         assert np.array_equal(np.concatenate(parts), whole[slice(*plan.bounds(step))])
+
+
+@pytest.mark.parametrize(("n", "batch", "times"), [(1003, 64, 4), (1000, 64, 3), (1003, 16, 4), (50, 100, 2)])
+def test_repeated_examples_come_in_one_step_as_often_as_asked(n: int, batch: int, times: int) -> None:
+    plan, seen = BatchPlan(n, batch), []
+    for step in range(plan.steps):
+        first, last = plan.bounds(step)
+        places, visits = repeated(first, last, np.arange(first, last), times)
+        assert len(set(zip(places.tolist(), visits.tolist(), strict=True))) == last - first
+        assert (places[1:] != places[:-1]).all()  # neighbours may be mixed
+        often = Counter(places.tolist())
+        assert all(times - 1 <= count <= times + 2 for count in often.values())
+        assert not set(seen) & set(often)
+        seen += often
+    assert sorted(seen) == list(range(len(seen)))
+    assert len(seen) == pytest.approx(n / times, abs=1)
+
+
+def test_what_is_not_repeated_comes_in_order() -> None:
+    places, visits = repeated(128, 192, np.arange(140, 150), 1)
+    assert places.tolist() == list(range(140, 150))
+    assert not visits.any()
 
 
 def test_the_plan_of_4096_ranks_costs_what_one_rank_needs() -> None:
