@@ -7,6 +7,7 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 import functools
 import io
 import json
+import os
 import shlex
 import signal
 import sys
@@ -44,6 +45,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(**options: Any) -> None:
         try:
+            _refuse_several(function.__name__)
             function(**options)
         except KeyboardInterrupt:
             _deafen()
@@ -55,6 +57,17 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
     return app.command()(guarded)
+
+
+def _refuse_several(name: str) -> None:
+    """torchrun starts several processes, of which each would do the whole of any command but one."""
+    if name != "train" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        error = PlusxError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, and `plusx {name}` is for one.",
+            "Only `plusx train` runs in several; start this one without torchrun.",
+        )
+        error.told_elsewhere = os.environ.get("RANK") != "0"
+        raise error
 
 
 def _deafen() -> None:

@@ -310,6 +310,19 @@ def test_names_cannot_steer_the_terminal(run: Path) -> None:
     assert "\x1b" not in ran.err
 
 
+@pytest.mark.parametrize(("rank", "tells"), [(0, True), (1, False)])
+def test_only_training_runs_in_several_processes(rank: int, tells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    ran = plusx("models", "--json")
+    assert ran.code == 1
+    told = "plusx: torchrun started 2 processes, and `plusx models` is for one. Only `plusx train` runs in several; "
+    assert ran.err == (f"{told}start this one without torchrun.\n" if tells else "")
+    assert len(ran.out.splitlines()) == tells
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert plusx("models", "--json").code == 0
+
+
 def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in plusx("train", "nowhere", "--debug").err
 
