@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
-from plusx.engine.stop import Stopped
+from plusx.engine.stop import Stopped, StopSignals
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError, TrainingError
 
@@ -34,7 +34,10 @@ TIMEOUT = timedelta(seconds=90)  # of a collective, after which a rank counts as
 JOIN_TIMEOUT = timedelta(seconds=40)  # for all ranks to come
 GLANCE = 1.0  # seconds, at most, between two looks for the words of another rank, or for its failure
 STOPPED_SECONDS = 10  # that a rank of this machine may be stopped (SIGSTOP) before it is ended
-ROLL_CALL_SECONDS = 3.0  # for survivors to say that they live, which they look for every second
+BEAT_SECONDS = 1.0  # between two signs of life of a rank
+ROLL_CALL_SECONDS = 3.0  # for ranks to show that they live, once one is lost
+SILENT_SECONDS = 60.0  # without a sign of life, after which nobody waits for the words of a rank
+LEAVING_SECONDS = 5.0  # the same once this rank was told to stop, as torchrun tells the others of one that died
 PASSING_SECONDS = 5  # before a stop that one rank heard of is passed on to a rank that did not
 FOLDER = "failures"  # of a run: the first failure of each rank
 
@@ -50,11 +53,13 @@ class World:
         rank: 0 leads: it decides, writes and tells.
         size: number of processes.
         step: the one being made, for messages.
+        signals: that a run listens for, if one does.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self.step = 0
+        self.signals: StopSignals | None = None
         self._stopping = False
         self._store = store
         self._announced: BaseException | None = None
@@ -108,7 +113,7 @@ class World:
         Raises:
             RankError: another rank failed, or the store is gone, and rank 0 with it.
         """
-        return self._said(topic)
+        return self._said(topic, 0)
 
     @contextmanager
     def in_order(self, topic: str) -> Iterator[None]:
@@ -136,7 +141,7 @@ class World:
 
     def _differing(self, rank: int, values: Mapping[str, str]) -> str:
         """What another rank has otherwise than rank 0; '' for nothing."""
-        theirs = self._said(f"values/{rank}")
+        theirs = self._said(f"values/{rank}", rank)
         odd = [key for key in {**values, **theirs} if theirs.get(key) != values.get(key)]
         said = "; ".join(f"{key} is {theirs.get(key)}, on rank 0 {values.get(key)}" for key in odd)
         return f"rank {rank} differs: {said}." if odd else ""
@@ -149,19 +154,19 @@ class World:
                 self._store.set("stopping", "")
 
     def watch(self, done: threading.Event, neighbour: int) -> None:
-        """What a thread of each rank does until the end: answer for it, and look after the next one of its machine.
+        """What a thread of each rank does until the end: show that it lives, and look after the next of its machine.
 
         The main thread can do neither while it waits for other ranks or evaluates its part.
         """
-        stopped = heard = 0
-        while not done.wait(1):
+        stopped = heard = beats = 0
+        while not done.wait(BEAT_SECONDS):
+            beats += 1
             stopped = stopped + 1 if _is_stopped(neighbour) else 0
             if stopped >= STOPPED_SECONDS:  # all would wait for it in vain; one that is merely slow is left alone
                 with suppress(OSError):
                     os.kill(neighbour, signal.SIGKILL)
             try:
-                if self._store.check(["roll call"]):
-                    self._store.set(f"alive/{self.rank}", "")
+                self._store.set(f"alive/{self.rank}", str(beats))
                 heard += self._store.check(["stopping"])
                 if heard == PASSING_SECONDS and not self._stopping:
                     os.kill(os.getpid(), signal.SIGTERM)  # which a run that heard a Ctrl-C takes for no second one
@@ -172,11 +177,11 @@ class World:
         """Why the other ranks do not answer: the first failure that one of them told, or who is missing."""
         again = "The same command continues the run."
         try:
-            self._store.set("roll call", "")
-            self._store.set(f"alive/{self.rank}", "")
+            others = [r for r in range(self.size) if r != self.rank]
+            before = [self._sign(r) for r in others]
             if failure := self._failure():
                 return RankError(failure["message"], failure["hint"])
-            missing = [r for r in range(self.size) if not self._store.check([f"alive/{r}"])]
+            missing = [r for r, sign in zip(others, before, strict=True) if self._sign(r) == sign]
         except RuntimeError:  # the store lived in rank 0
             missing = [0]
         who = "rank " + ", ".join(map(str, missing)) if missing else "the connection between ranks"
@@ -223,12 +228,25 @@ class World:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps({**values, "failure": traceback.format_exc()}, indent=1) + "\n")
 
-    def _said(self, topic: str) -> Any:
-        """What a rank says, waited for as long as no rank fails."""
+    @property
+    def _told_to_stop(self) -> bool:
+        return self.signals is not None and self.signals.received is not None
+
+    def _sign(self, rank: int) -> bytes:
+        """The last sign of life of a rank; each is another."""
+        key = f"alive/{rank}"
+        return bytes(self._store.get(key)) if self._store.check([key]) else b""
+
+    def _said(self, topic: str, rank: int) -> Any:
+        """What a rank says, waited for as long as it lives and no rank fails."""
         try:
-            pause = 0.01
+            pause, sign, seen = 0.01, b"", time.monotonic()
             while not self._store.check([topic]):
                 if self._store.check(["failure"]) and not self._store.check([topic]):
+                    raise self.lost()
+                if (now := self._sign(rank)) != sign:
+                    sign, seen = now, time.monotonic()
+                elif time.monotonic() - seen > (LEAVING_SECONDS if self._told_to_stop else SILENT_SECONDS):
                     raise self.lost()
                 time.sleep(pause)
                 pause = min(1.5 * pause, GLANCE)

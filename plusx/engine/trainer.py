@@ -163,6 +163,7 @@ class Trainer:
         self._resume()
         config, world, at, per_epoch = self.config, self.world, self.at, self.train.steps_per_epoch
         with StopSignals() as signals, closing(self.train), self.log.progress(at.step, self.total):
+            world.signals = signals
             try:
                 while at.step < self.total or self._evaluation_due():
                     if self._evaluation_due():

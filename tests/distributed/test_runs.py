@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,14 +127,16 @@ def test_examples_are_counted_once_however_they_are_shared(data: Path, two: Outc
     assert [row["split"] for row in two.rows] == ["train", "val"] * 2
 
 
-@pytest.mark.parametrize("fault", ["kill:1:7", "kill:0:12"])
+@pytest.mark.parametrize("fault", ["kill:1:7", "kill:0:12", "save:0:12"])
 def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     data: Path, two: Outcome, tmp_path: Path, fault: str
 ) -> None:
     outcome = start(tmp_path, data, 2, fault=fault, restarts=3)
     assert outcome.done.returncode == 0, outcome.done.stderr
-    _, rank, step = fault.split(":")
-    assert outcome.told == [f"plusx: rank {rank} lost at step {step}. The same command continues the run."]
+    kind, rank, step = fault.split(":")
+    step = step if kind == "kill" else r"\d+"
+    assert len(outcome.told) == 1  # torchrun ends with SIGKILL who does not notice within 30 s
+    assert re.fullmatch(f"plusx: rank {rank} lost at step {step}. The same command continues the run.", outcome.told[0])
     assert outcome.rows == two.rows
     assert outcome.same_weights(two)
 

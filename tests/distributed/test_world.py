@@ -22,6 +22,7 @@ from plusx.data.sampling import batch_bounds, share
 from plusx.engine import distributed
 from plusx.engine.distributed import RankError, World, _reach, joined
 from plusx.engine.precise import reestimate
+from plusx.engine.stop import StopSignals
 from plusx.engine.synced import SyncedBatchNorm, synchronize
 from plusx.errors import DataError
 
@@ -74,6 +75,30 @@ def test_nobody_waits_for_the_words_of_a_rank_that_failed(rank: int) -> None:
     world = World(rank, 2, store)
     with pytest.raises(RankError, match="the disk is full"):
         world.compare({"a": "1"}) if world.leads else world.told("prepared")
+
+
+@pytest.mark.parametrize(("rank", "stop"), [(0, False), (1, False), (1, True)])
+def test_nobody_waits_for_the_words_of_a_rank_that_shows_no_life(
+    rank: int, stop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed, and where torchrun or another rank holds the store, no connection breaks."""
+    monkeypatch.setattr(distributed, "LEAVING_SECONDS" if stop else "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(distributed, "ROLL_CALL_SECONDS", 0.5)
+    monkeypatch.setattr(distributed, "BEAT_SECONDS", 0.1)
+    store, done = dist.HashStore(), threading.Event()
+    world, other = World(rank, 2, store), World(1 - rank, 2, store)
+    world.signals = StopSignals()
+    world.signals.received = signal.SIGTERM if stop else None
+    wait = (lambda: world.compare({"a": "1"})) if world.leads else (lambda: world.told("prepared"))
+    thread = threading.Thread(target=other.watch, args=(done, os.getpid()))
+    thread.start()
+    ends = threading.Timer(4, done.set)  # of its life
+    ends.start()
+    start = time.monotonic()
+    with pytest.raises(RankError, match=f"rank {1 - rank} lost at step 0"):
+        wait()
+    assert 4 < time.monotonic() - start < 20
+    thread.join()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
