@@ -4,6 +4,7 @@ Several tests run at a time, each in a process: threads of all of them would wai
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # runs under nohup ignore it on purpose, and so would those of tests
 
 
 @pytest.fixture(scope="session", autouse=True)
