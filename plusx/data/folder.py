@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 
 import numpy as np
 
@@ -67,7 +68,8 @@ def hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name ends as one of the accepted formats does."""
-    return name[name.rfind(".") :].lower() in EXTENSIONS
+    end = name[name.rfind(".") :]
+    return end in EXTENSIONS or end.lower() in EXTENSIONS
 
 
 def _split(name: str, tree: dict[str, str], classes: dict[str, int], root: str, left_out: Counter[str]) -> Split:
@@ -75,9 +77,9 @@ def _split(name: str, tree: dict[str, str], classes: dict[str, int], root: str, 
 
     def found() -> Iterator[str]:  # one class at a time: millions of paths never are in memory as text
         for label, k in classes.items():
-            paths = _walk(tree[label], root, left_out) if label in tree else []
-            sizes[k] = len(paths)
-            yield from (path[len(top) :] for path in paths)
+            names = _walk(tree[label], root, left_out) if label in tree else []
+            sizes[k] = len(names)
+            yield from names
 
     names = Names(found())
     return Split(name, np.repeat(np.arange(len(sizes)), sizes), names.below(top), names)
@@ -97,7 +99,8 @@ def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
 
 
 def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
-    """The image files below `top`, sorted. Each real folder is read once, so that loops of links end."""
+    """The image files below `top`, by their paths below `root`, sorted. Each real folder is read once, so that loops of
+    links end."""
     found: list[str] = []
     pending, seen = [top], set()
     while pending:
@@ -110,26 +113,30 @@ def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
             left_out["links to a folder already read"] += 1
             continue
         seen.add(real)
+        below = os.path.join(folder, "")[len(os.path.join(root, "")) :]
         for entry in _entries(folder):
-            if hidden(entry.name):
+            name = entry.name
+            if is_image(name) and not name.startswith(".") and entry.is_file(follow_symlinks=False):
+                found.append(below + name)  # first, since nearly all of millions end here
+            elif hidden(name):
                 continue
-            if entry.is_dir():
+            elif entry.is_dir():
                 pending.insert(0 if entry.is_symlink() else len(pending), entry.path)  # links last: real names win
-            elif not is_image(entry.name):
-                left_out[_other(entry.name)] += 1
+            elif not is_image(name):
+                left_out[_other(name)] += 1
             elif entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
                 left_out["links that leave the folder"] += 1
             elif not entry.is_file():
                 left_out["broken links, pipes or devices"] += 1
             else:
-                found.append(entry.path)
+                found.append(below + name)
     return sorted(found)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda e: e.name)
+            return sorted(entries, key=attrgetter("name"))
     except OSError as error:
         raise DataError(
             f"{show(folder)}: cannot be read: {error.strerror}", "Check the folder and its permissions."

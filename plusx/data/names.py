@@ -2,9 +2,13 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from typing import overload
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+PART = 4096  # names that are in memory one by one, besides the block
 _CODE = ("utf-8", "surrogateescape")  # file names are bytes, not always text
 
 
@@ -18,14 +22,11 @@ class Names(Sequence[str]):
     __slots__ = ("_block", "_edges", "_prefix")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._fill((name.encode(*_CODE) for name in names), "")
-
-    def _fill(self, pieces: Iterable[bytes | bytearray], prefix: str) -> "Names":
-        self._block, self._edges, self._prefix = bytearray(), array("q", [0]), prefix
-        for piece in pieces:
-            self._block += piece
-            self._edges.append(len(self._block))
-        return self
+        self._block, self._edges, self._prefix = bytearray(), array("q", [0]), ""
+        rest = iter(names)
+        while part := [name.encode(*_CODE) for name in islice(rest, PART)]:
+            self._edges.extend(islice(accumulate(map(len, part), initial=len(self._block)), 1, None))
+            self._block += b"".join(part)
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -46,16 +47,29 @@ class Names(Sequence[str]):
     def __repr__(self) -> str:
         return f"Names({len(self):,}: {', '.join(self[:3])}{', …' if len(self) > 3 else ''})"
 
-    def take(self, ids: Iterable[int]) -> "Names":
-        """Those at some positions, in that order."""
-        edges = self._edges
-        return Names.__new__(Names)._fill((self._block[edges[i] : edges[i + 1]] for i in ids), self._prefix)
+    def take(self, ids: ArrayLike) -> "Names":
+        """Those at some positions (M,), in that order."""
+        other = Names().below(self._prefix)
+        block, edges = np.frombuffer(self._block, np.uint8), np.frombuffer(self._edges, np.int64)
+        wanted = np.asarray(ids, np.int64)
+        for part in (wanted[i : i + PART] for i in range(0, len(wanted), PART)):
+            firsts, lengths = edges[part], edges[part + 1] - edges[part]
+            ends = lengths.cumsum()
+            places = np.repeat(firsts - (ends - lengths), lengths) + np.arange(ends[-1])  # of each byte in our block
+            other._edges.frombytes((len(other._block) + ends).tobytes())
+            other._block += block[places].tobytes()
+        return other
 
     def below(self, folder: str) -> "Names":
         """The same with `folder` before each, at no memory."""
         other = Names.__new__(Names)
         other._block, other._edges, other._prefix = self._block, self._edges, folder
         return other
+
+    def encoded(self) -> Iterator[bytes]:
+        """Each as the bytes that the file system has."""
+        prefix = self._prefix.encode(*_CODE)
+        return (prefix + self._block[first:last] for first, last in pairwise(self._edges))
 
     def _text(self, first: int, last: int) -> str:
         return self._prefix + self._block[first:last].decode(*_CODE)

@@ -62,13 +62,13 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
     Returns:
         bool (N,).
     """
-    key = str(seed).encode()[:64]
-
-    def hashed(name: str) -> int:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key)
-        return int.from_bytes(digest.digest())
-
-    rank = np.fromiter(map(hashed, split.names), np.uint64, len(split))
+    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64])
+    digests = bytearray()
+    for name in split.names.encoded():
+        state = keyed.copy()  # a third of the time of a new one
+        state.update(name)
+        digests += state.digest()
+    rank = np.frombuffer(digests, ">u8").astype(np.uint64)
     if split.targets.ndim == 2:
         members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
     else:

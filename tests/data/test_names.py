@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from plusx.data.names import Names
+from plusx.data.names import PART, Names
 
 TEXTS = ["a/1.png", "", "ünïcode/中.jpg", os.fsdecode(b"not\xff utf-8"), "a/1.png"]
 
@@ -23,11 +23,25 @@ def test_names_are_the_strings_they_were_made_of() -> None:
     assert list(names.below("/top/").take([0, 2])) == ["/top/a/1.png", "/top/ünïcode/中.jpg"]
     assert "" in names
     assert "top" not in names
+    assert list(names.encoded()) == [os.fsencode(text) for text in TEXTS]
+    assert list(names.below("/ü/").encoded())[2:4] == ["/ü/ünïcode/中.jpg".encode(), b"/\xc3\xbc/not\xff utf-8"]
     assert not Names()
+    assert list(Names().take([])) == list(names.take([])) == list(Names().encoded()) == []
+    assert list(Names(["", ""]).take([1, 0])) == ["", ""]
     for at in (5, -6):
         with pytest.raises(IndexError):
             names[at]
     assert repr(names[:2]) == "Names(2: a/1.png, )"
+
+
+def test_many_names_are_kept_and_taken_in_any_order() -> None:
+    texts = [f"{i:x}/ü{'x' * (i % 7)}" for i in range(2 * PART + 5)]
+    names = Names(iter(texts))
+    assert list(names) == texts
+    assert names[PART] == texts[PART]
+    ids = np.random.default_rng(0).permutation(len(texts))
+    assert list(names.take(ids)) == [texts[i] for i in ids]
+    assert list(names.take(ids[:PART]).take([5, 5])) == [texts[ids[5]]] * 2
 
 
 def test_a_name_costs_its_bytes_and_eight_more() -> None:
