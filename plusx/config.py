@@ -120,6 +120,12 @@ class OptimConfig:
         "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
     )
     clip_norm: float | None = option("largest gradient norm", None, low=0)
+    precondition: str = option(
+        "none; inputs: gradients of convolutions times the inverse covariance of their inputs (a departure)",
+        "none",
+        choices=("none", "inputs"),
+    )
+    damping: float = option("added to that covariance, as a share of its mean variance", 0.1, low=1e-6)
     label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0, below=1)
     body_lr: float = option("learning rate of all but the head, as a share of lr", 1.0, low=0)
     freeze: str = option("parts that do not train", "none", choices=("none", "body"))
@@ -380,6 +386,9 @@ def _cross_problems(config: Config) -> list[str]:
             "data.normalize other than pixel": config.data.normalize != "pixel",
         }
         problems += [f"augment.size: needs {name}" for name, met in needed.items() if not met]
+    if config.optim.precondition != "none":
+        needed = {"optim.name=sgd": config.optim.name == "sgd", "engine.compile=false": not config.engine.compile}
+        problems += [f"optim.precondition: needs {name}" for name, met in needed.items() if not met]
     repeats, batch = config.augment.repeats, config.engine.batch
     if batch is not None and 1 < batch < 4 * repeats:
         problems.append(f"augment.repeats: got {repeats}, expected at most a quarter of engine.batch ({batch})")

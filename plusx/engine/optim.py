@@ -69,13 +69,16 @@ def state_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state_tensors(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `state_tensors`; each tensor takes the device and memory format of its parameter."""
+    """The inverse of `state_tensors`; tensors take their parameter's device, and its memory format if of its shape."""
     weights = dict(module.named_parameters())
     for path, value in tensors.items():
         name, key = path.rsplit("/", 1)
         weight = weights[name].detach()
-        like_weight = value.shape == weight.shape and key != "step"
-        optimizer.state[weights[name]][key] = torch.empty_like(weight).copy_(value) if like_weight else value.clone()
+        if key == "step":  # a number that AdamW keeps on the CPU
+            own = value.clone()
+        else:
+            own = torch.empty_like(weight if value.shape == weight.shape else value, device=weight.device).copy_(value)
+        optimizer.state[weights[name]][key] = own
 
 
 class AveragedWeights:

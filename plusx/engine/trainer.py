@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from plusx.engine.optim import (
     state_tensors,
 )
 from plusx.engine.precise import reestimate
+from plusx.engine.precondition import Preconditioner
 from plusx.engine.schedule import SoFar, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
@@ -132,6 +133,8 @@ class Trainer:
         if world.size > 1 and config.engine.sync_bn:
             synchronize(module)
         self.optimizer = build_optimizer(module, config.optim)  # freezes, before ranks agree whose gradients they share
+        asked = config.optim.precondition != "none"
+        self.preconditioner = Preconditioner(module, self.optimizer, config.optim.damping, world) if asked else None
         net = shared(module, world)
         self.net: nn.Module = torch.compile(net) if config.engine.compile else net  # type: ignore[assignment]
         if self.device.type == "cuda":
@@ -189,9 +192,11 @@ class Trainer:
                                 set_learning_rate(self.optimizer, at.rate)
                                 self._seed(at.step)
                                 right = self.running.correct if self._warming() else 0
-                                loss = train_step(
-                                    self.net, self.optimizer, batch, self.running, config, self.task, at.step + 1, world
-                                )
+                                number = at.step + 1
+                                with self._watching():
+                                    loss = train_step(
+                                        self.net, self.optimizer, batch, self.running, config, self.task, number, world
+                                    )
                                 if not config.engine.sync_bn:
                                     world.mean(_statistics(self.module))
                                 self._count(batch.total, right)
@@ -256,6 +261,9 @@ class Trainer:
             signals.received = signal
             raise Interrupt
         return result
+
+    def _watching(self) -> AbstractContextManager[None]:
+        return self.preconditioner.watching(self.at.step) if self.preconditioner else nullcontext()
 
     def _settle(self, batch: TrainBatch) -> None:
         """A pass without effect: gradients are summed in an order that is fixed after the first, wherever that is."""
