@@ -51,13 +51,9 @@ class Split:
     def take(self, keep: NDArray[np.bool_], name: str | None = None) -> "Split":
         """The examples where `keep` (N,) is true, in the same order."""
         ids = np.flatnonzero(keep)
-        return Split(
-            name=name or self.name,
-            targets=self.targets[ids],
-            paths=None if self.paths is None else self.paths.take(ids),
-            names=self.names.take(ids),
-            images=None if self.images is None else self.images[ids],
-        )
+        images = None if self.images is None else self.images[ids]
+        names, paths = (self.names.take(ids), None) if self.paths is None else self.names.take_both(self.paths, ids)
+        return Split(name or self.name, self.targets[ids], paths, names, images)
 
     def part(self, rank: int, size: int, batch: int) -> "Split":
         """The examples that one of `size` processes evaluates: whole batches in a row, each in exactly one part."""

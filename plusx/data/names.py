@@ -24,9 +24,11 @@ class Names(Sequence[str]):
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._block, self._edges, self._prefix = bytearray(), array("q", [0]), ""
         rest = iter(names)
-        while part := [name.encode(*_CODE) for name in islice(rest, PART)]:
-            self._edges.extend(islice(accumulate(map(len, part), initial=len(self._block)), 1, None))
-            self._block += b"".join(part)
+        while part := list(islice(rest, PART)):
+            text = "".join(part)
+            pieces = part if text.isascii() else [name.encode(*_CODE) for name in part]
+            self._edges.extend(islice(accumulate(map(len, pieces), initial=len(self._block)), 1, None))
+            self._block += text.encode(*_CODE)
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -59,6 +61,11 @@ class Names(Sequence[str]):
             other._edges.frombytes((len(other._block) + ends).tobytes())
             other._block += block[places].tobytes()
         return other
+
+    def take_both(self, paths: "Names", ids: ArrayLike) -> tuple["Names", "Names"]:
+        """Those of these names and of their `paths`, which go on sharing their memory where they do."""
+        taken = self.take(ids)
+        return taken, taken.below(paths._prefix) if paths._block is self._block else paths.take(ids)
 
     def below(self, folder: str) -> "Names":
         """The same with `folder` before each, at no memory."""
