@@ -140,7 +140,8 @@ def train(
         resume: insist that the folder holds a run to continue.
         accept_data_change: continue a run whose data changed, from its next epoch on; the manifest records it.
         overrides: `section.field=value`, as `--set`.
-        on_step: called after each step with its number and the network, whose gradients are still those of the step.
+        on_step: called after each step with its number and the network, whose gradients are still those that the
+            optimizer got.
 
     Raises:
         PlusxError: whatever the user can fix, before training starts where possible.

@@ -99,7 +99,7 @@ class Trainer:
         on_selected: gets the evaluated network, its metrics and its row whenever these become the model to keep.
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
-            those of the step; it must change nothing.
+            those that the optimizer got; it must change nothing.
         world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
             rank 0 alone writes.
     """
