@@ -127,7 +127,7 @@ def test_examples_are_counted_once_however_they_are_shared(data: Path, two: Outc
     assert [row["split"] for row in two.rows] == ["train", "val"] * 2
 
 
-@pytest.mark.parametrize("fault", ["kill:1:7", "kill:0:12", "save:0:12"])
+@pytest.mark.parametrize("fault", ["kill:1:7", pytest.param("kill:0:12", marks=pytest.mark.slow), "save:0:12"])
 def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     data: Path, two: Outcome, tmp_path: Path, fault: str
 ) -> None:
@@ -141,6 +141,7 @@ def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     assert outcome.same_weights(two)
 
 
+@pytest.mark.slow
 def test_preconditioned_ranks_restart_in_the_same_bits(data: Path, tmp_path: Path) -> None:
     asked = "optim.precondition=inputs"
     whole, cut = (
