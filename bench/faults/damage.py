@@ -12,7 +12,8 @@ from plusx.errors import ModelFileError
 def damage(tries: int, folder: Path) -> Result:
     """Ten flipped bits anywhere in the newest checkpoint for each cut."""
     draw, passed, notes = random.Random("R5"), 0, []
-    tiny.straight(folder / "run")
+    said = tiny.finished(tiny.orders(folder / "run"))
+    assert not said, said
     checkpoints = folder / "run" / "run" / "checkpoints"
     newest, before = checkpoint.stored(checkpoints)
     whole = newest.read_bytes()

@@ -24,6 +24,8 @@ SETTINGS = (
     "model.width=8",
 )
 
+_STRAIGHT: dict[tuple[str, ...], tuple["Ending", list[dict[str, Any]]]] = {}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -126,8 +128,10 @@ def reached(child: Child, count: int) -> None:
 
 
 def straight(folder: Path, settings: Sequence[str] = ()) -> tuple[Ending, list[dict[str, Any]]]:
-    """How the undisturbed run ends, and its steps."""
-    given = orders(folder, settings)
-    said = finished(given)
-    assert not said, said
-    return ending(folder / "run"), steps(given)
+    """How the undisturbed run ends, and its steps; run once for all cases of the same settings."""
+    if (key := tuple(settings)) not in _STRAIGHT:
+        given = orders(folder, settings)
+        said = finished(given)
+        assert not said, said
+        _STRAIGHT[key] = ending(folder / "run"), steps(given)
+    return _STRAIGHT[key]
