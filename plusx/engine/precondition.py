@@ -1,4 +1,4 @@
-"""Gradients that correlated inputs do not slow down: fewer epochs, a departure from the paper."""
+"""Gradients that correlated inputs do not slow down, for short runs; a departure from the paper."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
