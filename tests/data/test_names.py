@@ -44,6 +44,15 @@ def test_many_names_are_kept_and_taken_in_any_order() -> None:
     assert list(names.take(ids[:PART]).take([5, 5])) == [texts[ids[5]]] * 2
 
 
+def test_names_and_paths_taken_together_share_memory_where_they_did() -> None:
+    names = Names(TEXTS)
+    taken, paths = names.take_both(names.below("/top/"), [2, 0])
+    assert (list(taken), list(paths)) == ([TEXTS[2], TEXTS[0]], [f"/top/{TEXTS[2]}", f"/top/{TEXTS[0]}"])
+    assert paths._block is taken._block
+    taken, paths = names.take_both(Names(f"/{i}" for i in range(len(TEXTS))), [3, 1])
+    assert (list(taken), list(paths)) == ([TEXTS[3], TEXTS[1]], ["/3", "/1"])
+
+
 def test_a_name_costs_its_bytes_and_eight_more() -> None:
     n, length = 100_000, len("n00000000/n00000000_000000.JPEG")
     tracemalloc.start()
