@@ -45,9 +45,10 @@ class DataConfig:
     fit: str = option("what makes an image square at evaluation", "crop", choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
     normalize: str = option(
-        "mean and standard deviation of each channel, the set's own or ImageNet's; or the mean of each pixel (paper)",
+        "mean and standard deviation of each channel: the set's own, ImageNet's, those that the weights know; or the "
+        "mean of each pixel (paper)",
         "channel",
-        choices=("channel", "imagenet", "pixel", "none"),
+        choices=("channel", "imagenet", "weights", "pixel", "none"),
     )
     val_fraction: float | None = option(
         "share of the training examples held out where no val split is given", None, low=0, below=1

@@ -281,6 +281,17 @@ def read(
     return tensors, document, module
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """The verified document of a file, without its tensors; empty for a .safetensors file of another program.
+
+    Raises:
+        ModelFileError: damaged.
+    """
+    with tensorfile.opened(path) as file:
+        header = tensorfile.read_header(file, path)
+    return _document(header.metadata, path) if "plusx" in header.metadata else {}
+
+
 def model_path(path: Path) -> Path:
     """The file that a path names: itself, or the model file of a run folder.
 

@@ -15,6 +15,7 @@ from plusx.data import Colours, Preprocess
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
+from plusx.weights import Origin
 
 FORMAT = 1
 
@@ -78,19 +79,23 @@ class Plan:
     versions: dict[str, str]
 
 
-def decide(request: Request, facts: Facts) -> tuple[Config, tuple[Choice, ...]]:
+def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tuple[Config, tuple[Choice, ...]]:
     """The full config for a request on data of which `facts` are known, with the automatic choices and their reasons.
+
+    What the weights know, their `origin`, comes before what is chosen and after what the user set.
 
     Raises:
         ConfigError: an unknown recipe or model, or values that do not fit; all problems at once.
     """
     picked = default_recipe(facts, request.weights is not None, request.size)
-    config = get_recipe(request.recipe or picked.value)(facts)
-    config = configs.replace(config, request.changes())
+    changes = request.changes()
+    kept = origin.settings(changes) if origin else {}
+    config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
     cores = max(1, len(os.sched_getaffinity(0)) // processes)
     machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=cores)
     config, choices = choose(config, facts, machine)
+    choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from plusx import config as configs
-from plusx import modelfile
+from plusx import modelfile, weights
 from plusx.config import Config, DataConfig
 from plusx.data import (
     IMAGENET_COLOURS,
@@ -46,6 +46,7 @@ from plusx.engine import (
     Log,
     Metrics,
     Trainer,
+    begun,
     distributed,
     fit_temperature,
     measure,
@@ -59,7 +60,6 @@ from plusx.models import Network, count_macs, count_params, create_model, whiten
 from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
-from plusx.weights import load_weights, summary
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
@@ -117,7 +117,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     model: str | None = None,
     recipe: str | None = None,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     size: int | None = None,
     seed: int | None = None,
@@ -151,7 +151,7 @@ def train(
         data=os.fspath(data).rstrip("/") or "/",  # a shell's completion adds the slash
         model=model,
         recipe=recipe,
-        weights=weights,
+        weights=None if weights is None else os.fspath(weights),
         epochs=epochs,
         size=size,
         seed=seed,
@@ -351,11 +351,12 @@ def prepare(
 def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     """Every decision of a new run, those included that need the pixels or the network."""
     known = data_facts(dataset, request.data_config())
-    config, choices = decide(request, known)
-    preprocess, colours, notes = make_preprocess(config, dataset, log)
+    origin = weights.origin(request.weights) if request.weights else None
+    config, choices = decide(request, known, origin)
+    preprocess, colours, notes = make_preprocess(config, dataset, log, origin and origin.preprocess)
     network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
-        load_weights(network, request.weights, dataset.classes)
+        weights.load_weights(network, request.weights, dataset.classes)
     try:
         network.to(config.engine.device or "cpu")
     except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
@@ -389,11 +390,15 @@ def cpu_settings() -> dict[str, str]:
     return {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
-def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preprocess, Colours | None, tuple[str, ...]]:
+def make_preprocess(
+    config: Config, dataset: Dataset, log: Log, given: Preprocess | None = None
+) -> tuple[Preprocess, Colours | None, tuple[str, ...]]:
     """The one evaluation transform, the directions of colour shifts where there are any, and what to say about both.
 
+    `given` is that of the weights to start from, where their file says it.
+
     Raises:
-        ConfigError: colour shifts of gray images.
+        ConfigError: colour shifts of gray images, or a normalisation that no weights give.
     """
     augment, split = config.augment, dataset.splits["train"]
     rules = plain_preprocess(config.data)
@@ -401,7 +406,11 @@ def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preproc
         message = f"augment.colour: got {augment.colour:g}, but images have {rules.channels} channel"
         raise ConfigError(message, "Leave it out, or set data.channels=3.")
     kind = config.data.normalize
-    if kind == "imagenet" and rules.channels != 3:
+    if kind == "weights" and given is None:
+        message = "data.normalize: got weights, but no --weights say how images were normalised"
+        raise ConfigError(message, "Give a run or a model file, or choose another normalisation.")
+    other = given is not None and given.channels != rules.channels
+    if (kind == "imagenet" and rules.channels != 3) or (kind == "weights" and other):
         kind = "channel"
     found, own_colours = None, augment.colour > 0 and augment.colours == "train"
     if kind == "channel" or own_colours:
@@ -412,6 +421,9 @@ def make_preprocess(config: Config, dataset: Dataset, log: Log) -> tuple[Preproc
             rules = rules.centred(mean_image(split, rules, progress))
     elif kind == "imagenet":
         rules = dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    elif kind == "weights" and given is not None:
+        image = given.mean_image if given.size == rules.size else None
+        rules = dataclasses.replace(rules, mean=given.mean, std=given.std, mean_image=image)
     elif kind == "channel" and found is not None:
         rules = dataclasses.replace(rules, mean=found.mean, std=found.std)
     colours = None
@@ -485,12 +497,9 @@ def make_trainer(
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     network = start_network(config, dataset, plan.preprocess)
-    if plan.request.weights:
-        rows = load_weights(network, plan.request.weights, classes)
-        for line in summary(rows):
-            log.line(f"weights: {line}")
-        for row in (row for row in rows if row.why):
-            log.line(f"weights: {row.name}: {row.why}", to_console=False)
+    from_weights = plan.request.weights is not None and not begun(folder)
+    if from_weights:
+        fill(network, str(plan.request.weights), classes, log)
     common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     train_batches = train_loader(
         dataset.splits["train"],
@@ -523,8 +532,18 @@ def make_trainer(
         on_selected=keep,
         log=log,
         on_step=on_step,
+        save_start=from_weights,
         world=world,
     )
+
+
+def fill(network: Network, source: str, classes: Sequence[str], log: Log) -> None:
+    """Weights into the network; the screen gets a summary, the log what became of each."""
+    rows = weights.load_weights(network, source, classes)
+    for line in weights.summary(rows):
+        log.line(f"weights: {line}")
+    for row in (row for row in rows if row.why):
+        log.line(f"weights: {row.name}: {row.why}", to_console=False)
 
 
 def write_model(

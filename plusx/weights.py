@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from plusx import modelfile, pth
 from plusx.data.dataset import listed, plural
 from plusx.data.download import cache_folder, fetch, progress_bar
+from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
+from plusx.models.names import resolve
 
 IMAGENET = ("imagenet", "imagenet-v1", "imagenet-v2")
 PUBLISHED = ("resnet18", "resnet34", "resnet50-v1.5", "resnet101-v1.5", "resnet152-v1.5")
 UNSEEN = ("stride_in", "norm_order")  # what changes a network's answers and no shape of its tensors
+OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whiten_input")  # of `create_model`
+LEAST_SHARE = 0.9  # of the tensors of two bodies that must go together; another stem leaves out one to five
+COUNTER = "num_batches_tracked"  # fits everywhere and carries nothing
 
 
 class Loaded(NamedTuple):
@@ -32,8 +37,43 @@ class Loaded(NamedTuple):
     why: str
 
 
+class Origin(NamedTuple):
+    """What a model file says of its weights: the arguments of `create_model`, and how a file became a tensor."""
+
+    arch: Mapping[str, Any]
+    preprocess: Preprocess
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the configuration that go on with what the weights know, beside those that are given.
+
+        Another network that is asked for keeps its own options, and another size is resized to as usual.
+        """
+        arch, rules = self.arch, self.preprocess
+        found = {"data.channels": rules.channels, "data.fit": rules.fit, "data.normalize": "weights"}
+        if given.get("model.name", arch["name"]) == arch["name"]:
+            standard = {"norm": "batch", "whiten_input": False, **resolve(arch["name"]).options}
+            options = {key: arch[key] for key in OPTIONS if key in arch and arch[key] != standard[key]}
+            found |= {"model.name": arch["name"], **{f"model.{key}": value for key, value in options.items()}}
+        if "data.size" not in given:
+            found |= {"data.size": rules.size, "data.resize": rules.resize}
+        return {field: value for field, value in found.items() if field not in given}
+
+
 Given = tuple[dict[str, Tensor], Sequence[str] | None, Mapping[str, str]]
 """Tensors by name, the classes of the head where they are known, and by name what is no tensor."""
+
+
+def origin(source: str) -> Origin | None:
+    """What a run or model file says of its weights; None for those of other programs.
+
+    Raises:
+        ModelFileError: damaged, or not there.
+    """
+    if source in IMAGENET:
+        return None
+    path = modelfile.model_path(Path(source))
+    document = {} if pth.is_pickled(path) else modelfile.describe(path)
+    return Origin(document["arch"], Preprocess.from_dict(document["preprocess"])) if document else None
 
 
 def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] | None = None) -> list[Loaded]:
@@ -52,7 +92,8 @@ def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] |
         A row for each tensor of the network and each thing in the file that has no place: loaded or not, and why.
 
     Raises:
-        ModelFileError: unreadable, hostile, of a network that computes something else, or nothing in it fits.
+        ModelFileError: unreadable, hostile, or of another network: it computes something else, or not nine
+            tenths of the tensors of both bodies go together. The module is as it was.
         ConfigError: no weights of that name for this network.
         DataError: they cannot be downloaded.
     """
@@ -62,14 +103,16 @@ def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] |
     given, given_classes, skipped = find(source, network.arch)
     given = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in given.items()}
     here = network.state_dict()
-    head = None if classes is None else _common(classes, given_classes or ())
+    head = f"{network.head_name}."
+    _check_body(source, _body(given, head), _body(here, head), network.arch["name"])
+    common = None if classes is None else _common(classes, given_classes or ())
+    weight = given.get(f"{head}weight")
+    if weight is not None and weight.shape[1:] != here[f"{head}weight"].shape[1:]:
+        given.pop(f"{head}bias", None)  # of no use to other weights
     rows = [
-        _load_tensor(name, tensor, given.get(name), head if name.startswith(f"{network.head_name}.") else None)
+        _load_tensor(name, tensor, given.get(name), common if name.startswith(head) else None)
         for name, tensor in here.items()
     ]
-    if not any(row.loaded for row in rows):
-        hint = "Choose the --model that the weights were trained for."
-        raise ModelFileError(f"{source}: none of its {len(given)} tensors fits this network.", hint)
     rows += [Loaded(name, False, "no place in this network") for name in given if name not in here]
     return rows + [Loaded(name, False, f"not a weight: {what}") for name, what in skipped.items()]
 
@@ -82,6 +125,21 @@ def summary(rows: Sequence[Loaded]) -> list[str]:
             reasons.setdefault(row.why.partition(":")[0], []).append(row.name)
     lines = [f"{why}: {plural('tensor', len(names))}, {listed(names)}" for why, names in reasons.items()]
     return [f"{sum(row.loaded for row in rows)} of {len(rows)} tensors loaded", *lines]
+
+
+def _body(tensors: Mapping[str, Tensor], head: str) -> dict[str, torch.Size]:
+    """Shapes by name, without the head and without counters."""
+    return {name: t.shape for name, t in tensors.items() if not name.startswith(head) and not name.endswith(COUNTER)}
+
+
+def _check_body(source: str, given: Mapping[str, torch.Size], here: Mapping[str, torch.Size], name: str) -> None:
+    """Refuse the body of another network, some of whose tensors fit by chance."""
+    fit = sum(given.get(key) == shape for key, shape in here.items())
+    if fit < LEAST_SHARE * max(len(given), len(here)):
+        message = (
+            f"{source}: weights of another network: {fit} of its {len(given)} tensors fit the {len(here)} of {name}."
+        )
+        raise ModelFileError(message, "Choose the --model that the weights were trained for.")
 
 
 def _common(classes: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 import plusx as package
 from plusx.data import Preprocess, decode, statistics
@@ -40,6 +41,7 @@ PHOTO = (
     "engine.batch=4",
     *SMALL,
 )
+OVERRIDES = ("model.width=8", "engine.precision=fp32", "engine.threads=1", "schedule.steps=3")
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +410,37 @@ def test_weights_of_a_run_start_another(tmp_path: Path) -> None:
     assert "recipe = photo-finetune: weights are given" in ran.err
     assert "tensors loaded" in ran.err
     assert "fc.weight" in ran.err
+
+
+def test_a_run_goes_on_with_the_network_and_the_pixels_that_its_weights_know(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
+    assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS).code == 0
+    few = ("--set", "schedule.steps=2", "--set", "engine.threads=1", "--set", "engine.precision=fp32")
+    ran = plusx("train", data, "--out", tmp_path / "fine", "--weights", tmp_path / "run", *few)
+    assert ran.code == 0, ran.err
+    assert "model.name = resnet8: as the weights were trained" in ran.err
+    old, new = (package.load(tmp_path / name) for name in ("run", "fine"))
+    assert new.preprocess == old.preprocess
+    assert {**new.meta["arch"], "num_classes": 10, "zero_init_last": True} == old.meta["arch"]
+
+
+def test_a_run_outlives_the_weights_that_it_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in its first checkpoint, from before the first step; the end is that of a run without a stop."""
+    data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
+    given = package.train("digits", out=tmp_path / "given", model="resnet8", overrides=OVERRIDES)
+    whole = package.train(data, out=tmp_path / "whole", weights=given.folder, overrides=OVERRIDES)
+
+    def stop(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plusx.engine.trainer.train_step", stop)
+        with pytest.raises(ZeroDivisionError):
+            package.train(data, out=tmp_path / "cut", weights=given.folder, overrides=OVERRIDES)
+    given.folder.rename(tmp_path / "moved")
+    run = package.train(data, out=tmp_path / "cut", weights=given.folder, overrides=OVERRIDES)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run.folder, whole.folder))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from plusx import modelfile, weights
+from plusx.config import Facts, parse_overrides
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.models import create_model
+from plusx.plan import Request, decide
+from plusx.recipes import Choice
+from plusx.run import make_network
 from plusx.weights import Loaded, load_weights, summary
 from tests.commands import SMALL, plusx
 from tests.serving import Quiet, serving
 
 CLASSES = ["cat", "dög", "emu"]
+FACTS = Facts(
+    n_train=90, n_val=9, n_classes=3, width=50, height=40, channels=3, mirror=None, benchmark=False, files=True
+)
 RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
 
 
@@ -109,8 +116,8 @@ def test_timm_names_of_the_d_variants_are_ours(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
-    given = {"conv1.weight": torch.ones(4, 1, 3, 3), "bn1.weight": torch.ones(4), "extra": torch.ones(1)}
-    save_file(given, tmp_path / "w.safetensors")
+    given = {name: tensor for name, tensor in network().state_dict().items() if not name.startswith("fc.")}
+    save_file({**given, "conv1.weight": torch.ones(4, 1, 3, 3), "extra": torch.ones(1)}, tmp_path / "w.safetensors")
     rows = load_weights(network(), tmp_path / "w.safetensors")
     why = reasons(rows)
     assert why["conv1.weight"] == "another shape: [4, 1, 3, 3] in the file, [4, 3, 3, 3] here"
@@ -118,24 +125,103 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert why["extra"] == "no place in this network"
     assert why["fc.bias"] == "not in the file"
     lines = summary([*rows, Loaded("epoch", False, "not a weight: int")])
-    assert lines[0] == f"1 of {len(rows) + 1} tensors loaded"
-    assert lines[1] == "another shape: 1 tensor, conv1.weight"
-    assert lines[2].startswith("not in the file: ")
-    assert lines[2].endswith(" more")
-    assert lines[3:] == ["no place in this network: 1 tensor, extra", "not a weight: 1 tensor, epoch"]
+    assert lines[0] == f"{len(given) - 1} of {len(rows) + 1} tensors loaded"
+    assert lines[1:] == [
+        "another shape: 1 tensor, conv1.weight",
+        "not in the file: 2 tensors, fc.weight, fc.bias",
+        "no place in this network: 1 tensor, extra",
+        "not a weight: 1 tensor, epoch",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("resnet14", "resnet8"), ("resnet8", "resnet14"), ("preresnet8", "resnet8"), ("resnet9", "resnet11")],
+)
+def test_another_network_whose_tensors_fit_by_chance_is_refused(theirs: str, ours: str, good: Path) -> None:
+    """Half of them may: those of the blocks that both have, and what has one value a channel."""
+    path, target = save(good.with_name(f"{theirs}.safetensors"), network(theirs)), network(ours)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(ModelFileError, match=rf"weights of another network: \d+ of its \d+ tensors fit .* {ours}\."):
+        load_weights(target, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_the_shifts_of_another_head_are_left_out(tmp_path: Path) -> None:
+    given = network().state_dict()
+    save_file({**given, "fc.weight": torch.ones(3, 99), "fc.bias": torch.ones(3)}, tmp_path / "w.safetensors")
+    why = reasons(load_weights(network(), tmp_path / "w.safetensors"))
+    assert why["fc.weight"] == "another shape: [3, 99] in the file, [3, 16] here"
+    assert why["fc.bias"] == "not in the file"
+
+
+class TestOrigin:
+    """What a training from a run's weights goes on with."""
+
+    def settings(self, tmp_path: Path, *given: str, name: str = "resnet8", **options: Any) -> dict[str, Any]:
+        found = weights.origin(str(save(tmp_path / "m.safetensors", network(name, **options))))
+        assert found is not None
+        return found.settings(parse_overrides(given))
+
+    def test_the_network_and_how_an_image_becomes_a_tensor(self, tmp_path: Path) -> None:
+        found = self.settings(tmp_path, shortcut="B", whiten_input=True)
+        assert found == {
+            "model.name": "resnet8",
+            "model.width": 4,
+            "model.shortcut": "B",
+            "model.whiten_input": True,
+            "data.channels": 3,
+            "data.fit": "crop",
+            "data.normalize": "weights",
+            "data.size": 8,
+            "data.resize": 8,
+        }
+
+    def test_what_the_user_sets_comes_first(self, tmp_path: Path) -> None:
+        found = self.settings(tmp_path, "data.size=16", "data.normalize=channel", "model.width=8", shortcut="B")
+        assert found == {"model.name": "resnet8", "model.shortcut": "B", "data.channels": 3, "data.fit": "crop"}
+
+    def test_another_network_keeps_its_own_options(self, tmp_path: Path) -> None:
+        found = self.settings(tmp_path, "model.name=resnet14", shortcut="B")
+        assert not any(field.startswith("model.") for field in found)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("resnet11", {"whiten_input": True}),
+            ("preresnet8", {"norm": "none"}),
+            ("resnet50-v1.5", {}),
+            ("resnet50", {"stride_in": "3x3", "stem": "cifar", "shortcut": "C"}),
+            ("resmlp-2x16", {"width": None, "size": 8}),
+        ],
+    )
+    def test_the_network_that_goes_on_is_the_weights_own(
+        self, name: str, options: dict[str, Any], tmp_path: Path
+    ) -> None:
+        path = save(tmp_path / "m.safetensors", network(name, **options))
+        config, choices = decide(Request(data="x", weights=str(path)), FACTS, weights.origin(str(path)))
+        assert all(row.loaded for row in load_weights(make_network(config, 3), path, CLASSES))
+        assert Choice("model.name", name, "as the weights were trained") in choices
+
+    def test_files_of_others_say_nothing(self, tmp_path: Path) -> None:
+        torch.save(network().state_dict(), tmp_path / "w.pth")
+        save_file(network().state_dict(), tmp_path / "w.safetensors")
+        assert weights.origin(str(tmp_path / "w.pth")) is None
+        assert weights.origin(str(tmp_path / "w.safetensors")) is None
+        assert weights.origin("imagenet") is None
 
 
 @pytest.mark.parametrize("length", [0x0280, int.from_bytes(b"PK", "little")])
 def test_a_header_as_long_as_a_pickle_begins_is_still_one(length: int, tmp_path: Path) -> None:
     header = b'{"bn1.bias":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'.ljust(length)
     (tmp_path / "w.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(16))
-    rows = load_weights(network(), tmp_path / "w.safetensors")
-    assert [row.name for row in rows if row.loaded] == ["bn1.bias"]
+    tensors, *_ = weights._from_file(str(tmp_path / "w.safetensors"), {})
+    assert list(tensors) == ["bn1.bias"]
 
 
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(ModelFileError, match="none of its 1 tensors fits"):
+    with pytest.raises(ModelFileError, match="0 of its 1 tensors fit the 35 of resnet8"):
         load_weights(network(), tmp_path / "w.safetensors")
 
 

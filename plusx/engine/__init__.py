@@ -6,7 +6,7 @@ from plusx.engine.log import Log, Row
 from plusx.engine.metrics import Metrics
 from plusx.engine.precision import resolve as resolve_precision
 from plusx.engine.stop import Stopped
-from plusx.engine.trainer import FitResult, Trainer
+from plusx.engine.trainer import FitResult, Trainer, begun
 
 __all__ = [
     "FitResult",
@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "Stopped",
     "Trainer",
+    "begun",
     "fit_temperature",
     "measure",
     "predict_logits",

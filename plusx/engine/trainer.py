@@ -38,6 +38,7 @@ from plusx.errors import ModelFileError, PlusxError, TrainingError
 T = TypeVar("T")
 OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
 SMOOTHING = 0.02  # weight of a batch in the moving average of the training error
+CHECKPOINTS = "checkpoints"  # in a run folder
 
 
 class TrainLoader(Protocol):
@@ -100,6 +101,7 @@ class Trainer:
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those that the optimizer got; it must change nothing.
+        save_start: write a checkpoint before the first step, since the start cannot be made again.
         world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
             rank 0 alone writes.
     """
@@ -118,6 +120,7 @@ class Trainer:
         on_selected: Callable[[nn.Module, Metrics, Row], None],
         log: Log,
         on_step: Callable[[int, nn.Module], None] | None = None,
+        save_start: bool = False,
         world: World = ALONE,
     ) -> None:
         assert config.engine.precision != "auto", "run resolves the precision"
@@ -125,7 +128,8 @@ class Trainer:
         self.config, self.task, self.watched, self.data = config, task, watched, data
         self.train, self.evaluate, self.log = train, evaluate, log
         self.on_selected, self.on_step, self.world = on_selected, on_step, world
-        self.folder = folder / "checkpoints"
+        self.save_start = save_start
+        self.folder = folder / CHECKPOINTS
         if config.engine.channels_last:
             module.to(memory_format=torch.channels_last)
         self.module = module
@@ -419,6 +423,8 @@ class Trainer:
             self.log.line(f"continuing after step {self.at.step:,} of {self.total:,}, from {found.path.name}")
         self.log.rows(self.at.rows)
         self._saved_at = self._mark = time.perf_counter()
+        if self.save_start and not found:
+            self._save()
 
     def _moved(self, found: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
         """A checkpoint of other data, now at the start of its next epoch, in the place of all others.
@@ -482,6 +488,11 @@ class Trainer:
             images_per_second=round(at.images / max(at.train_seconds, 1e-9), 1),
             history=list(at.rows),
         )
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run folder holds checkpoints to continue from."""
+    return bool(checkpoint.stored(folder / CHECKPOINTS))
 
 
 def _statistics(module: nn.Module) -> list[Tensor]:
