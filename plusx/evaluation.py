@@ -105,8 +105,9 @@ def evaluate(
 ) -> Evaluation:
     """Metrics of a model, or of several together, on a split of a data set.
 
-    Probabilities are averaged over the views of an image, then over the models, each with its own preprocessing and
-    calibration.
+    Probabilities are averaged over the views of an image as the network gives them (section 3.4), then calibrated, so
+    that the temperature changes no answer of a model; then averaged over the models, each with its own preprocessing
+    and calibration.
 
     Arguments:
         model: a run folder, a model file, or what `load` returned.
@@ -292,14 +293,14 @@ def _doubts(members: Sequence[Classifier], dataset: Dataset, split: Split, proto
 def _answers(
     member: Classifier, classes: Sequence[str], split: Split, config: DataConfig, protocol: str, batch: int
 ) -> Iterator[Tensor]:
-    """A model's logits (N, K) for each batch, calibrated and averaged over views; columns in the order of `classes`."""
+    """A model's logits (N, K) for each batch, averaged over views, calibrated, columns in the order of `classes`."""
     rules, order = member.preprocess, torch.tensor([member.classes.index(name) for name in classes])
     views, count = views_of(protocol)
     found = viewed(split, rules, partial(views, rules), config.workers)
     while images := list(islice(found, max(1, batch // count))):
         answers = predict_views(member.module, images, member.device, pixels=batch * rules.size**2)
-        logits = torch.stack([averaged(member.calibrated(answer), member.task) for answer in answers])
-        yield logits.index_select(1, order)
+        logits = torch.stack([averaged(answer, member.task) for answer in answers])
+        yield member.calibrated(logits).index_select(1, order)
 
 
 def _measure(

@@ -102,7 +102,7 @@ def averaged(logits: Tensor, task: str) -> Tensor:
     Added in logarithms, so that no probability is rounded to 0 or 1 and every loss is finite.
 
     Arguments:
-        logits: (V, …, K) of V answers, calibrated.
+        logits: (V, …, K) of V answers.
         task: "single": probabilities are the softmax over K; "multi": the sigmoid of each.
 
     Returns:

@@ -158,13 +158,17 @@ def reference(members: Sequence[Member], images: Sequence[Tensor], answer: Answe
     for pixels in images:
         row = torch.zeros(len(CLASSES), dtype=torch.float64)
         for m in members:
-            views = answer(m, pixels)
+            views, mean = answer(m, pixels), torch.zeros(len(CLASSES), dtype=torch.float64)
             for view in views:
                 with torch.no_grad():
-                    logits = m.network(view[None])[0].double() / m.temperature
-                p = logits.softmax(0) if task == "single" else logits.sigmoid()
-                for k, name in enumerate(CLASSES):
-                    row[k] += p[m.classes.index(name)] / len(views) / len(members)
+                    logits = m.network(view[None])[0].double()
+                mean += (logits.softmax(0) if task == "single" else logits.sigmoid()) / len(views)
+            # Calibrated after the mean: a power of each probability, that all of an example add up to 1 again.
+            power = mean ** (1 / m.temperature)
+            other = (1 - mean) ** (1 / m.temperature)
+            p = power / power.sum() if task == "single" else power / (power + other)
+            for k, name in enumerate(CLASSES):
+                row[k] += p[m.classes.index(name)] / len(members)
         rows.append(row)
     return torch.stack(rows)
 
@@ -208,6 +212,18 @@ def test_a_protocol_is_the_mean_over_its_views(protocol: str, task: str, tmp_pat
     assert (spy.probabilities(task) - wanted).abs().max() < 1e-6
     check_counts(result, wanted, targets)
     assert (result.protocol, result.models) == (protocol, (str(one.path),))
+
+
+def test_the_temperature_changes_no_answer_of_several_views(tmp_path: Path, spy: Spy) -> None:
+    """It is fitted on labels of the very split that may be evaluated."""
+    table, *_ = pictures(tmp_path, "single")
+    answers = []
+    for temperature in (0.25, 1.0, 4.0):
+        spy.logits.clear()
+        evaluate(member(tmp_path, temperature=temperature).path, table, protocol="10-crop")
+        answers.append(torch.cat(spy.logits).argsort(1))
+    assert answers[0].equal(answers[1])
+    assert answers[2].equal(answers[1])
 
 
 def test_one_crop_has_the_bits_of_evaluation_in_training(tmp_path: Path, spy: Spy) -> None:
