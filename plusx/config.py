@@ -42,7 +42,7 @@ class DataConfig:
     mode: str | None = option("small: in memory; photo: decoded by workers", None, choices=("small", "photo"))
     size: int | None = option("side of the square network input, px", None, low=1)
     resize: int | None = option("shorter side before the centre crop at evaluation, px", None, low=1)
-    fit: str = option("what makes an image square at evaluation", "crop", choices=("crop", "pad", "stretch"))
+    fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
     normalize: str = option(
         "mean and standard deviation of each channel: the set's own, ImageNet's, those that the weights know; or the "

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from plusx.config import Config, DataConfig, Facts
 from plusx.data import Colours, Preprocess
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
+from plusx.models.names import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
 from plusx.weights import Origin
 
 FORMAT = 1
+OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whiten_input")  # of `create_model`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,7 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     """
     picked = default_recipe(facts, request.weights is not None, request.size)
     changes = request.changes()
-    kept = origin.settings(changes) if origin else {}
+    kept = settings(origin, changes) if origin else {}
     config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
     cores = max(1, len(os.sched_getaffinity(0)) // processes)
@@ -97,6 +100,22 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     config, choices = choose(config, facts, machine)
     choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
+
+
+def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the configuration that go on with what weights know of their origin, beside those that are given.
+
+    Another network that is asked for keeps its own options, and another size is resized to as usual.
+    """
+    arch, rules = origin.arch, origin.preprocess
+    found = {"data.channels": rules.channels, "data.fit": rules.fit, "data.normalize": "weights"}
+    if given.get("model.name", arch["name"]) == arch["name"]:
+        standard = {"norm": "batch", "whiten_input": False, **resolve(arch["name"]).options}
+        options = {key: arch[key] for key in OPTIONS if key in arch and arch[key] != standard[key]}
+        found |= {"model.name": arch["name"], **{f"model.{key}": value for key, value in options.items()}}
+    if "data.size" not in given:
+        found |= {"data.size": rules.size, "data.resize": rules.resize}
+    return {field: value for field, value in found.items() if field not in given}
 
 
 def write_plan(path: Path, plan: Plan) -> None:

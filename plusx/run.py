@@ -437,6 +437,7 @@ def plain_preprocess(data: DataConfig) -> Preprocess:
     assert data.size is not None, "choose fills this"
     assert data.channels is not None, "choose fills this"
     assert data.resize is not None, "choose fills this"
+    assert data.fit is not None, "choose fills this"
     return Preprocess(
         size=data.size,
         resize=data.resize,

@@ -19,12 +19,10 @@ from plusx.data.dataset import listed, plural
 from plusx.data.download import cache_folder, fetch, progress_bar
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
-from plusx.models.names import resolve
 
 IMAGENET = ("imagenet", "imagenet-v1", "imagenet-v2")
 PUBLISHED = ("resnet18", "resnet34", "resnet50-v1.5", "resnet101-v1.5", "resnet152-v1.5")
 UNSEEN = ("stride_in", "norm_order")  # what changes a network's answers and no shape of its tensors
-OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whiten_input")  # of `create_model`
 LEAST_SHARE = 0.9  # of the tensors of two bodies that must go together; another stem leaves out one to five
 COUNTER = "num_batches_tracked"  # fits everywhere and carries nothing
 
@@ -42,21 +40,6 @@ class Origin(NamedTuple):
 
     arch: Mapping[str, Any]
     preprocess: Preprocess
-
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of the configuration that go on with what the weights know, beside those that are given.
-
-        Another network that is asked for keeps its own options, and another size is resized to as usual.
-        """
-        arch, rules = self.arch, self.preprocess
-        found = {"data.channels": rules.channels, "data.fit": rules.fit, "data.normalize": "weights"}
-        if given.get("model.name", arch["name"]) == arch["name"]:
-            standard = {"norm": "batch", "whiten_input": False, **resolve(arch["name"]).options}
-            options = {key: arch[key] for key in OPTIONS if key in arch and arch[key] != standard[key]}
-            found |= {"model.name": arch["name"], **{f"model.{key}": value for key, value in options.items()}}
-        if "data.size" not in given:
-            found |= {"data.size": rules.size, "data.resize": rules.resize}
-        return {field: value for field, value in found.items() if field not in given}
 
 
 Given = tuple[dict[str, Tensor], Sequence[str] | None, Mapping[str, str]]

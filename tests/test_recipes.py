@@ -88,6 +88,16 @@ def test_default_recipe(width: int, weights: bool, size: int | None, wanted: str
     assert choice.reason
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "recipe", "wanted"),
+    [(48, 16, "small", "pad"), (16, 48, "small", "pad"), (32, 30, "small", "crop"), (500, 375, "photo", "crop")],
+)
+def test_small_images_are_seen_whole(width: int, height: int, recipe: str, wanted: str) -> None:
+    """A crop would leave a third of an image of three squares."""
+    facts = configs.dataclasses.replace(DIGITS, width=width, height=height)
+    assert decide(Request(data="x", recipe=recipe), facts)[0].data.fit == wanted
+
+
 def test_a_named_recipe_is_no_choice() -> None:
     assert decide(Request(data="x"), DIGITS)[1][0].field == "recipe"
     config, choices = decide(Request(data="x", recipe="photo"), DIGITS)

@@ -22,7 +22,7 @@ from plusx.config import Facts, parse_overrides
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.models import create_model
-from plusx.plan import Request, decide
+from plusx.plan import Request, decide, settings
 from plusx.recipes import Choice
 from plusx.run import make_network
 from plusx.weights import Loaded, load_weights, summary
@@ -161,7 +161,7 @@ class TestOrigin:
     def settings(self, tmp_path: Path, *given: str, name: str = "resnet8", **options: Any) -> dict[str, Any]:
         found = weights.origin(str(save(tmp_path / "m.safetensors", network(name, **options))))
         assert found is not None
-        return found.settings(parse_overrides(given))
+        return settings(found, parse_overrides(given))
 
     def test_the_network_and_how_an_image_becomes_a_tensor(self, tmp_path: Path) -> None:
         found = self.settings(tmp_path, shortcut="B", whiten_input=True)

@@ -8,6 +8,7 @@ from typing import Any
 from plusx.config import Config, Facts, replace
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
+SQUARE = 1.1  # sides differ by no more
 GIB = 1 << 30
 SMALL_MODEL = "resnet11"
 DEEP = 110  # layers that need a warmup to start converging
@@ -87,10 +88,18 @@ def _mode(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     return "photo", "images are decoded by worker processes as they are needed"
 
 
+def _fit(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
+    if config.data.mode != "small":
+        return "crop", "the paper's test crop"
+    if max(facts.width, facts.height) > SQUARE * min(facts.width, facts.height):
+        return "pad", f"images of {facts.width} x {facts.height} px (median) are seen whole, with edges at their sides"
+    return "crop", "square images lose nothing"
+
+
 def _resize(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     size = config.data.size or 0
     if config.data.mode == "small":
-        return size, "small images are seen whole"
+        return size, "no edge of a small image is cut off before the crop to a square"
     return round(size / 0.875), "the centre crop keeps 7/8 of the shorter side, as in the paper (224 of 256)"
 
 
@@ -158,6 +167,7 @@ RULES: dict[str, Rule] = {
     "data.mode": _mode,
     "data.channels": _channels,
     "data.size": _size,
+    "data.fit": _fit,
     "data.resize": _resize,
     "data.workers": _workers,
     "augment.flip": _flip,
