@@ -187,14 +187,17 @@ def repeated(
         first: position of the step.
         last: one after its last position.
         positions: (P,) of them.
-        times: that an example comes, in one step, far apart so that mixed neighbours differ; an epoch has fewer then.
+        times: that an example comes, in one step, each time beside another that it may be mixed with; an epoch has
+            fewer examples then.
 
     Returns:
         (P,) positions in the order; (P,) how often that one came before in this step.
     """
     start, end = -(-first // times), -(-last // times)
     visit, place = np.divmod(positions - first, max(end - start, 1))
-    return start + place, visit
+    pairs = max((end - start) // 2, 1)
+    moved = (place // 2 + visit) % pairs * 2 + 1  # of each pair the second goes on by a pair a visit
+    return start + np.where(place % 2, moved, place), visit
 
 
 def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:

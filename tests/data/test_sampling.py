@@ -70,6 +70,12 @@ def test_repeated_examples_come_in_one_step_as_often_as_asked(n: int, batch: int
     assert len(seen) == pytest.approx(n / times, abs=1)
 
 
+def test_each_visit_of_an_example_is_mixed_with_another() -> None:
+    places, _ = repeated(0, 1024, np.arange(1024), 4)
+    partners = places[np.arange(1024) ^ 1]
+    assert all(len(set(partners[places == place].tolist())) == 4 for place in range(256))
+
+
 def test_what_is_not_repeated_comes_in_order() -> None:
     places, visits = repeated(128, 192, np.arange(140, 150), 1)
     assert places.tolist() == list(range(140, 150))
