@@ -316,13 +316,18 @@ def prepare(
     """The plan, the data without bad files, and the hash of its manifest; new ones are written and told.
 
     Raises:
-        DataError: files that cannot be decoded, data that changed since the run began and is not to be accepted, or
-            that is another than rank 0's.
+        DataError: files that cannot be decoded, a split of nothing else, data that changed since the run began and is
+            not to be accepted, or that is another than rank 0's.
     """
     path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
     plan = read_plan(path, request) if path.exists() else None
     with log.counting("reading images") as progress:
-        dataset = scan.screen(dataset, data_config, request.screening(), progress)
+        whole, dataset = dataset, scan.screen(dataset, data_config, request.screening(), progress)
+        if emptied := [name for name in whole.splits if name not in dataset.splits]:
+            raise DataError(
+                f"{request.data}: no file of {listed(emptied)} can be decoded.",
+                "`plusx check` lists them; repair them, or remove them to go on without.",
+            )
         found = manifest.build(dataset, data_config, progress)
     if plan is None:
         plan = decide_all(request, dataset, log)

@@ -156,6 +156,14 @@ def test_bad_images_are_skipped_on_request_and_counted(case: str, tmp_path: Path
     assert contents(data) == before
 
 
+def test_a_split_of_bad_files_alone_is_an_error(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data" / "train", {"cat": 5, "dog": 5})
+    (class_folders(tmp_path / "data" / "val", {"cat": 1}, seed=50) / "cat" / "0.png").write_text("x")
+    words = ("--out", tmp_path / "out" / "run", *STEPS, "--set", "engine.on_bad_image=skip")
+    line = refused(tmp_path, "train", tmp_path / "data", *words)
+    assert "data: no file of val can be decoded. `plusx check` lists them" in line
+
+
 def test_a_class_of_one_image_trains_with_a_note(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"cat": 5, "dog": 5, "eel": 1})
     ran = plusx("train", data, "--out", tmp_path / "run", *STEPS)
