@@ -206,6 +206,21 @@ def test_bad_files_stop_or_are_skipped_with_a_note(tmp_path: Path) -> None:
     assert "skipped 1 of 72" in result.notes[-1]
 
 
+def test_a_split_without_images_is_not_there(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array(["cat", "dog"] * 2)
+    arrays = {"x_val": images, "y_val": labels, "x_test": images[:0], "y_test": labels[:0]}
+    np.savez(tmp_path / "d.npz", **arrays)
+    run = model(tmp_path / "run")
+    found = evaluate(run, tmp_path / "d.npz")
+    assert (found.split, found.n) == ("val", 4)
+    assert "left out: 1 split without images: test" in found.notes
+    with pytest.raises(DataError, match="--split: got 'test', the data has val"):
+        evaluate(run, tmp_path / "d.npz", split="test")
+    np.savez(tmp_path / "none.npz", x=images[:0], y=labels[:0])
+    with pytest.raises(DataError, match="no images found"):
+        evaluate(run, tmp_path / "none.npz")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -113,10 +113,15 @@ class Dataset:
         )
 
 
+def no_images(dataset: Dataset) -> list[str]:
+    """That there is nothing in it; empty when there is."""
+    return [] if any(len(split) for split in dataset.splits.values()) else ["no images found"]
+
+
 def untrainable(dataset: Dataset) -> list[str]:
     """Why no classifier can be trained on it; empty when one can."""
-    if not any(len(s) for s in dataset.splits.values()):
-        return ["no images found"]
+    if nothing := no_images(dataset):
+        return nothing
     train = dataset.splits.get("train", dataset.splits.get("all"))
     if train is None:
         return [f"got {listed(dataset.splits)}, expected a train split"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from plusx.config import DataConfig
 from plusx.data import arrays, folder, named, table
-from plusx.data.dataset import Dataset, show, untrainable
+from plusx.data.dataset import Dataset, listed, no_images, plural, show, untrainable
 from plusx.data.split import hold_out
 from plusx.errors import DataError
 
@@ -39,10 +39,10 @@ def open_dataset(
         before: which examples were held out earlier, by name; they stay where they were.
 
     Raises:
-        DataError: nothing there, unreadable, or unfit for training; the message lists every reason.
+        DataError: nothing there, unreadable, without images, or unfit for training; the message lists every reason.
     """
     dataset = read(source, config)
-    problems = [*dataset.faults, *(untrainable(dataset) if training else [])]
+    problems = [*dataset.faults, *(untrainable(dataset) if training else no_images(dataset))]
     if problems:
         raise DataError(
             f"{show(source)}: {'; '.join([*problems, *dataset.notes])}",
@@ -52,18 +52,32 @@ def open_dataset(
 
 
 def read(source: str, config: DataConfig) -> Dataset:
-    """The data set as it is found: faults listed in it rather than raised, nothing held out."""
+    """The data set as it is found: faults listed in it rather than raised, nothing held out.
+
+    A split without images is as none, and noted; where there is no image at all, all splits stay.
+    """
+    found = _reader(source)(source, config)
+    left = {name: split for name, split in found.splits.items() if len(split)}
+    empty = [name for name in found.splits if name not in left]
+    if not left or not empty:
+        return found
+    note = f"left out: {plural('split', len(empty))} without images: {listed(empty)}"
+    return found.changed(splits=left, notes=(note,))
+
+
+def _reader(source: str) -> Callable[[str, DataConfig], Dataset]:
+    """What reads `source`, by its name, its being a folder, or its ending."""
     if source in SOURCES and source != FOLDER:
-        return SOURCES[source](source, config)
+        return SOURCES[source]
     if os.path.isdir(source):
-        return SOURCES[FOLDER](source, config)
+        return SOURCES[FOLDER]
     suffix = os.path.splitext(source)[1].lower()
     if not os.path.isfile(source):
         raise DataError(f"{show(source)}: no such folder, file or data set", _advice(source))
     if suffix not in SOURCES:
         kinds = ", ".join(key for key in SOURCES if key.startswith("."))
         raise DataError(f"{show(source)}: got a file, expected a folder or a file that ends in {kinds}")
-    return SOURCES[suffix](source, config)
+    return SOURCES[suffix]
 
 
 def _advice(source: str) -> str:

@@ -106,6 +106,15 @@ def test_folders_beside_splits_are_said(tmp_path: Path) -> None:
     assert "left out: folder test beside the splits" in text
 
 
+def test_a_split_without_images_is_as_none_and_said(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 5, "b": 5})
+    class_folders(tmp_path, {"val/a": 0, "val/b": 0, "test/a": 0})
+    found = open_dataset(str(tmp_path), CONFIG)
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 8, "val": 2}
+    assert "left out: 2 splits without images: val, test" in found.notes
+    assert list(open_dataset(str(tmp_path), CONFIG, training=False).splits) == ["train"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
