@@ -227,7 +227,8 @@ def predict(
 ) -> None:
     """Labels for image files, folders and globs.
 
-    A file that cannot be read is reported, the rest answered, and the exit code is 1.
+    A file that cannot be read is reported, the rest answered, and the exit code is 1. What is left out of folders is
+    counted in notes.
     """
     from plusx.prediction import predict as run_predict
     from plusx.prediction import write, writer
@@ -235,7 +236,7 @@ def predict(
     if out is not None:
         writer(out)  # an impossible name is told before the work
     with _counting("predicting") as progress:
-        rows = run_predict(model, paths, top=top, progress=progress)
+        rows = run_predict(model, paths, top=top, progress=progress, note=_note)
     if out is not None:
         write(rows, out)
         _say(f"{_plural(len(rows), 'row')} written to {out}", stderr=as_json)
@@ -374,6 +375,10 @@ def _say(text: str, *, stderr: bool = False) -> None:
     from rich.console import Console
 
     Console(stderr=stderr, soft_wrap=True, highlight=False).print(_visible(text), markup=False)
+
+
+def _note(text: str) -> None:
+    _say(f"note: {text}", stderr=True)
 
 
 def _visible(text: str) -> str:

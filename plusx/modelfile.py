@@ -17,7 +17,6 @@ The header's metadata has one key, `plusx`: a JSON document (canonical: sorted k
 A loader verifies all of it; unknown extra keys are kept, so that files of later minor versions still load.
 """
 
-import glob
 import hashlib
 import json
 import os
@@ -34,8 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plusx.data.dataset import natural_key
-from plusx.data.decode import EXTENSIONS
+from plusx.data.folder import find_images
 from plusx.data.transforms import MAX_SIDE, Preprocess
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
@@ -94,7 +92,10 @@ class Classifier:
         ]
 
     def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5) -> list[Answer]:
-        """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`."""
+        """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`.
+
+        What is left out of folders is a warning.
+        """
         return list(self.answers(find_images(paths), top))
 
     def answers(self, files: Sequence[str], top: int = 5, batch: int = 128) -> Iterator[Answer]:
@@ -148,34 +149,6 @@ class Classifier:
             return image
         except ImageError as error:
             return error
-
-
-def find_images(paths: str | Path | Iterable[str | Path]) -> list[str]:
-    """Files, folders and globs -> files: folders with all below them in natural order, without what is hidden.
-
-    A path that names nothing stays in the list, so that whoever opens it says so.
-    """
-    found: list[str] = []
-    for given in [paths] if isinstance(paths, str | Path) else paths:
-        path = os.fspath(given)
-        matches = [path]
-        if not os.path.lexists(path) and glob.has_magic(path):
-            matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
-        for match in matches:
-            found += _images_below(match) if os.path.isdir(match) else [match]
-    return found
-
-
-def _images_below(folder: str) -> list[str]:
-    found = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(base, n)
-            for n in files
-            if not n.startswith(".") and os.path.splitext(n)[1].lower() in EXTENSIONS
-        ]
-    return sorted(found, key=natural_key)
 
 
 def save(

@@ -3,13 +3,15 @@
 import csv
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from plusx.data.folder import find_images
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
-from plusx.modelfile import Answer, Classifier, find_images, load
+from plusx.modelfile import Answer, Classifier, load
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
 
@@ -20,6 +22,7 @@ def predict(
     *,
     top: int = 5,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], object] = warnings.warn,
 ) -> list[Answer]:
     """Answers in the order of the files; a file that cannot be read gets an `error`, the others are answered.
 
@@ -28,6 +31,7 @@ def predict(
         paths: files, folders (with all below them, natural order, without what is hidden) and globs.
         top: labels an answer.
         progress: called with (answered, all).
+        note: called with what is left out of folders, counted by kind.
 
     Returns:
         `{"path", "labels": [{"label", "probability"}, …]}` or `{"path", "error"}` for each file.
@@ -39,7 +43,7 @@ def predict(
     if top < 1:
         raise PlusxError(f"top: got {top}, expected at least 1.")
     classifier = model if isinstance(model, Classifier) else load(model)
-    files = find_images(paths)
+    files = find_images(paths, note)
     if not files:
         raise PlusxError("No image files found.", "Give files, folders that hold images, or quoted globs.")
     answers = []

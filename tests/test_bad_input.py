@@ -276,11 +276,13 @@ def test_what_is_no_model_is_refused(name: str, content: bytes | None, expected:
 
 def test_prediction_answers_the_rest(run: Path, tmp_path: Path) -> None:
     data = text_as_jpeg(tmp_path)
+    (data / "dog" / "list.txt").write_text("x")
     before = contents(tmp_path)
     ran = plusx("predict", run, data)
     assert ran.code == 1
     assert len(ran.out.splitlines()) == 10
     assert ran.err.splitlines() == [
+        "note: left out: files of type .txt (1)",
         f"{data}/dog/notes.jpg: not an image of the kinds JPEG, PNG, WEBP, BMP, GIF, TIFF",
         "plusx: 1 of 11 files could not be read; the others are answered.",
     ]

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from plusx.data.folder import find_images
 from plusx.data.transforms import Preprocess
 from plusx.engine.infer import predict_logits
 from plusx.errors import PlusxError
-from plusx.modelfile import Classifier, Images, find_images
+from plusx.modelfile import Classifier, Images
 from plusx.models import create_model
 from plusx.prediction import predict, write
 
@@ -38,14 +39,46 @@ def picture(path: Path, seed: int = 0) -> Path:
 def test_folders_globs_and_files_in_natural_order(tmp_path: Path) -> None:
     for name in ("10.png", "2.png", "a/3.JPG", ".hidden.png", ".git/4.png", "a/.5.png", "b/1.webp"):
         picture(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "b" / "loop").symlink_to(tmp_path)
     found = [os.path.relpath(p, tmp_path) for p in find_images(tmp_path)]
     assert found == ["2.png", "10.png", "a/3.JPG", "b/1.webp"]
+    (tmp_path / "notes.txt").write_text("no image")
     found = find_images([f"{tmp_path}/*.png", f"{tmp_path}/notes.txt", f"{tmp_path}/a/**/3.*", f"{tmp_path}/none*"])
     assert [os.path.relpath(p, tmp_path) for p in found] == ["2.png", "10.png", "notes.txt", "a/3.JPG", "none*"]
     (tmp_path / "[x].png").write_bytes((tmp_path / "2.png").read_bytes())
     assert find_images(tmp_path / "[x].png") == [str(tmp_path / "[x].png")]
+
+
+def test_what_is_left_out_of_folders_is_told(
+    tmp_path: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "in" / "a" / "1.png").rename(tmp_path / "in" / "a" / "1.jfif")
+    picture(tmp_path / "more" / "2.png")
+    for name in ("1.heic", "2.HEIC", "3.txt"):
+        (tmp_path / "in" / name).write_text("x")
+    for link, target in (("in/loop", "in"), ("in/out", "more"), ("in/b", "in/a"), ("link", "in")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "in" / "locked").mkdir()
+    real = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    notes: list[str] = []
+    answers = predict(classifier, tmp_path / "link", note=notes.append)
+    assert [answer["path"] for answer in answers] == [str(tmp_path / "link" / "a" / "1.jfif")]
+    assert notes == [
+        "left out: files of type .heic (2)",
+        "left out: files of type .txt (1)",
+        f"left out: folder {tmp_path}/in/locked that cannot be read (1)",
+        "left out: links that leave the folder (1)",
+        "left out: links to a folder already read (2)",
+    ]
+    (tmp_path / "more" / "4.pdf").write_text("x")
+    with pytest.warns(UserWarning, match=r"left out: files of type \.pdf \(1\)"):
+        classifier.predict(tmp_path / "more")
 
 
 def test_a_bad_file_is_reported_and_the_rest_answered(tmp_path: Path, classifier: Classifier) -> None:

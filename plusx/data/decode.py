@@ -22,7 +22,9 @@ from torch import Tensor
 
 from plusx.errors import ImageError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # taken from folders
+EXTENSIONS = frozenset(  # taken from folders
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image

@@ -1,9 +1,12 @@
-"""A folder of class folders, with train, val and test folders above them or without."""
+"""A folder of class folders, with train, val and test folders above them or without; and any folder of images."""
 
+import glob
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from plusx.data.decode import EXTENSIONS
 from plusx.data.names import Names
 from plusx.errors import DataError
 
+Lister = Callable[[str], list[os.DirEntry[str]]]
 ENDINGS = EXTENSIONS | {extension.upper() for extension in EXTENSIONS}  # nearly all are written so
 
 
@@ -37,8 +41,48 @@ def read(source: str, config: DataConfig) -> Dataset:
             "Put the images of each class in a folder with the class's name, or give a table with path,label.",
         )
     splits = {name: _split(name, tree, classes, root, left_out) for name, tree in trees.items()}
-    notes = tuple(f"left out: {what} ({n:,})" for what, n in sorted(left_out.items()))
-    return Dataset(os.path.basename(root), root, tuple(classes), "single", splits, notes)
+    return Dataset(os.path.basename(root), root, tuple(classes), "single", splits, _notes(left_out))
+
+
+def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], object] = warnings.warn) -> list[str]:
+    """Files, folders and globs -> files: folders with all below them in natural order, without what is hidden.
+
+    A path that names nothing stays in the list, so that whoever opens it says so.
+
+    Arguments:
+        paths: what the user named.
+        note: told what is left out of the folders, counted as `read` counts it.
+    """
+    found: list[str] = []
+    left_out: Counter[str] = Counter()
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path = os.fspath(given)
+        matches = [path]
+        if not os.path.lexists(path) and glob.has_magic(path):
+            matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+        for match in matches:
+            found += _images_below(match, left_out) if os.path.isdir(match) else [match]
+    for text in _notes(left_out):
+        note(text)
+    return found
+
+
+def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
+    """The images below a folder that the user named; folders in it that cannot be read are left out and named."""
+
+    def entries(path: str) -> list[os.DirEntry[str]]:
+        try:
+            return _entries(path)
+        except DataError:
+            left_out[f"folder {show(path)} that cannot be read"] += 1
+            return []
+
+    root = os.path.realpath(folder)
+    return [os.path.join(folder, name) for name in sorted(_walk(root, root, left_out, entries), key=natural_key)]
+
+
+def _notes(left_out: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"left out: {what} ({n:,})" for what, n in sorted(left_out.items()))
 
 
 def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> dict[str, str]:
@@ -99,7 +143,17 @@ def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
     return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
-def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=attrgetter("name"))
+    except OSError as error:
+        raise DataError(
+            f"{show(folder)}: cannot be read: {error.strerror}", "Check the folder and its permissions."
+        ) from error
+
+
+def _walk(top: str, root: str, left_out: Counter[str], entries: Lister = _entries) -> list[str]:
     """The image files below `top`, by their paths below `root`, sorted. Each real folder is read once, so that loops of
     links end."""
     found: list[str] = []
@@ -107,15 +161,16 @@ def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
     while pending:
         folder = pending.pop()
         real = os.path.realpath(folder)
-        if os.path.islink(folder) and not _inside(real, root):
+        link = os.path.islink(folder)
+        if link and not _inside(real, root):
             left_out["links that leave the folder"] += 1
             continue
-        if real in seen or _inside(os.path.realpath(os.path.dirname(folder)), real):
+        if real in seen or (link and _inside(os.path.realpath(os.path.dirname(folder)), real)):
             left_out["links to a folder already read"] += 1
             continue
         seen.add(real)
         below = os.path.join(folder, "")[len(os.path.join(root, "")) :]
-        for entry in _entries(folder):
+        for entry in entries(folder):
             name = entry.name
             if name[name.rfind(".") :] in ENDINGS and name[0] != "." and entry.is_file(follow_symlinks=False):
                 found.append(below + name)  # as nearly all of millions, without a call of ours
@@ -132,16 +187,6 @@ def _walk(top: str, root: str, left_out: Counter[str]) -> list[str]:
             else:
                 found.append(below + name)
     return sorted(found)
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=attrgetter("name"))
-    except OSError as error:
-        raise DataError(
-            f"{show(folder)}: cannot be read: {error.strerror}", "Check the folder and its permissions."
-        ) from error
 
 
 def _inside(real: str, folder: str) -> bool:
