@@ -180,7 +180,7 @@ def save(
 
     Raises:
         TrainingError: the disk is full or failed; what was at `path` is untouched.
-        ModelFileError: a weight that no loader would accept.
+        ModelFileError: a weight, or something of the document, that `load` would refuse.
     """
     network = unwrap(module)
     tensors = network.state_dict()
@@ -201,7 +201,8 @@ def save(
         "tensors_sha256": tensorfile.digest(tensors),
     }
     document["document_sha256"] = _document_hash(document)
-    assert len(document["classes"]) == network.arch["num_classes"], "one name per logit"
+    if problem := _document_problem(document):
+        raise ModelFileError(f"{path}: not written, {problem}.", "`plusx.load` would refuse it.")
     tensorfile.write(Path(path), tensors, {"plusx": _canonical(document)})
 
 

@@ -74,6 +74,21 @@ def test_everything_survives(good: Path) -> None:
     assert [p.name for p in good.parent.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ["cat", "", "emu"]}, "class names that are empty, repeated or not text"),
+        ({"classes": ["cat", "dog"]}, "2 class names for 3 outputs"),
+        ({"task": "both"}, "task 'both'"),
+        ({"temperature": 0.0}, "temperature 0.0"),
+    ],
+)
+def test_what_load_would_refuse_is_not_written(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFileError, match=f"not written, {words}"):
+        save(tmp_path / "model.safetensors", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mean_image_comes_back(good: Path, tmp_path: Path) -> None:
     for side in (8, 512):
         rules = Preprocess(size=side, resize=side, fit="crop", channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)

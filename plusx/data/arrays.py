@@ -52,6 +52,8 @@ def read(source: str, config: DataConfig) -> Dataset:
     if len({i.shape[1] for i in images.values()}) > 1:
         raise DataError(f"{called}: got gray and colour splits, expected one of them", "Convert one of the splits.")
     classes, task, targets = _targets({n: found[n]["labels"] for n in order}, names, called)
+    if "" in classes:
+        raise DataError(f"{called}: got an empty class name", "Give every class a name; `none` is one too.")
     for name in order:
         if len(images[name]) != len(targets[name]):
             counts = f"{plural('image', len(images[name]))} and {plural('label', len(targets[name]))}"
@@ -122,12 +124,12 @@ def _targets(
 ) -> tuple[tuple[str, ...], str, dict[str, NDArray[Any]]]:
     """Labels as they came -> (classes, task, targets of each split)."""
     labels = {split: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for split, a in labels.items()}
-    widths = {a.shape[1] if a.ndim == 2 else 0 for a in labels.values()}
-    if widths == {0} and all(a.dtype.kind in "biuUS" for a in labels.values()):
+    if all(a.ndim == 1 and a.dtype.kind in "biuUS" for a in labels.values()):
         classes, ids = _single(labels, names, source)
         return classes, "single", {split: np.array(column, np.int64) for split, column in ids.items()}
-    k = max(widths)
-    if len(widths) > 1 or any(a.dtype.kind not in "biuf" or not np.isin(a, (0, 1)).all() for a in labels.values()):
+    widths = [a.shape[1] if a.ndim == 2 and a.dtype.kind in "biuf" else 0 for a in labels.values()]
+    k = min(widths)
+    if k == 0 or k < max(widths) or not all(np.isin(a, (0, 1)).all() for a in labels.values()):
         raise DataError(
             f"{source}: got labels {', '.join(f'{a.dtype} {a.shape}' for a in labels.values())}, "
             "expected integers or text (N,), or 0 and 1 (N, K)",
