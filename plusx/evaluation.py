@@ -135,6 +135,8 @@ def evaluate(
     mapped, left_out = _known(classifier, dataset, _choose(dataset, split), ignore_extra)
     mapped, missing = _by_name(classifier, dataset, mapped)
     notes = [*dataset.notes, *left_out]
+    if dataset.task != classifier.task:
+        notes.append("the data gives each image one label: every other label of the model counts as absent")
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
     notes += _doubts(members, dataset, mapped, protocol)
@@ -236,19 +238,18 @@ def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool)
 
 def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Split, list[str]]:
     """The split with targets in the model's order of classes, and the model's classes that it has no image of."""
-    if dataset.task != classifier.task:
-        raise DataError(
-            f"the model answers {classifier.task}-label, the data is {dataset.task}-label",
-            "Give data of the same kind.",
-        )
+    if classifier.task == "single" and dataset.task == "multi":
+        raise DataError("the model answers single-label, the data is multi-label", "Give data of the same kind.")
     places = {name: k for k, name in enumerate(classifier.classes)}
     present = [dataset.classes[k] for k in np.flatnonzero(split.counts(len(dataset.classes)))]
     there = np.array([places.get(name, -1) for name in dataset.classes], np.int64)
     if classifier.task == "single":
         targets = there[split.targets]
     else:
+        single = dataset.task == "single"  # one label an image is one of several
+        given = np.eye(len(there), dtype=np.float32)[split.targets] if single else split.targets
         targets = np.zeros((len(split), len(places)), np.float32)
-        targets[:, there[there >= 0]] = split.targets[:, there >= 0]
+        targets[:, there[there >= 0]] = given[:, there >= 0]
     missing = set(places) - set(present)
     return dataclasses.replace(split, targets=targets), [name for name in classifier.classes if name in missing]
 

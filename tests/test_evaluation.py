@@ -196,6 +196,16 @@ def test_arrays_and_several_labels(tmp_path: Path) -> None:
         evaluate(model(tmp_path / "single", ["a", "b", "c"]), tmp_path / "d.npz")
 
 
+def test_one_label_an_image_is_one_of_several(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "one.npz", x=images, y=np.array(["c", "b"] * 6))
+    np.savez(tmp_path / "several.npz", x=images, y=np.array([[0, 1], [1, 0]] * 6), classes=["b", "c"])
+    run = model(tmp_path / "run", ["a", "b", "c"], task="multi")
+    one, several = evaluate(run, tmp_path / "one.npz"), evaluate(run, tmp_path / "several.npz")
+    assert (one.top1, one.loss, one.per_class) == (several.top1, several.loss, several.per_class)
+    assert "the data gives each image one label: every other label of the model counts as absent" in one.notes
+
+
 def test_bad_files_stop_or_are_skipped_with_a_note(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
     (data / "cat" / "3.png").write_text("<html>")

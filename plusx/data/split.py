@@ -71,6 +71,7 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
     rank = np.frombuffer(digests, ">u8").astype(np.uint64)
     if split.targets.ndim == 2:
         members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
+        members.append(np.flatnonzero(~split.targets.any(1)))  # images without a label, as one more class
     else:
         edges = np.cumsum(np.bincount(split.targets, minlength=n_classes))[:-1]
         members = np.split(np.argsort(split.targets, kind="stable"), edges)

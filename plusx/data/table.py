@@ -1,6 +1,7 @@
 """A table of paths and labels: CSV, TSV or Parquet with the columns path, label and, if wanted, split."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ COLUMNS = ("path", "label", "split")
 def read(source: str, config: DataConfig) -> Dataset:
     """The rows of a table; paths are relative to its folder, labels are text, other columns are left alone.
 
-    A `|` in any label, or a Parquet column of lists, makes the task "multi".
+    A `|` in any label, or a Parquet column of lists, makes the task "multi"; an image may then have
+    no label.
 
     Raises:
-        DataError: a table that cannot be read, lacks a column or has empty cells, or a split of another name.
+        DataError: a table that cannot be read, lacks a column or has it twice, has empty cells, or a split of another
+            name.
     """
     columns = _columns(source)
     for name in ("path", "label"):
@@ -33,7 +36,9 @@ def read(source: str, config: DataConfig) -> Dataset:
     listing = any(isinstance(v, list) for v in columns["label"])
     multi = listing or any(SEPARATOR in _text(v) for v in columns["label"])
     labels = [_labels(v, multi) for v in columns["label"]]
-    _refuse_empty(source, paths, labels)
+    _refuse_empty(source, "path", paths)
+    if not (listing or any(len(row) > 1 for row in labels)):
+        _refuse_empty(source, "label", labels)
     classes = class_ids(label for row in labels for label in row)
     targets = _targets(labels, classes, multi)
     base = os.path.dirname(os.path.abspath(source))
@@ -41,6 +46,8 @@ def read(source: str, config: DataConfig) -> Dataset:
     whole = Split("all", targets, Names(absolute), Names(paths))
     splits = _by_split(source, whole, columns["split"]) if "split" in columns else {"all": whole}
     notes, faults = [], []
+    if bare := sum(not row for row in labels):
+        notes.append(f"{plural('image', bare)} without a label, which count as examples of no class")
     if repeated := len(absolute) - len(set(absolute)):
         notes.append(f"{plural('row', repeated)} of {len(paths):,} name a file that another row names too")
     if missing := [p for p, full in zip(paths, absolute, strict=True) if not os.path.exists(full)]:
@@ -72,6 +79,8 @@ def _columns(source: str) -> dict[str, list[Any]]:
             "Save it as UTF-8 text with a header line.",
         ) from error
     ours = [name for name in table.column_names if name in COLUMNS]
+    if repeated := [name for name in COLUMNS if ours.count(name) > 1]:
+        raise DataError(f"{show(source)}: got the column {repeated[0]} more than once", "Keep one of them.")
     if {"path", "label"} <= set(ours):
         return {name: table.column(name).to_pylist() for name in ours}
     return {name: [] for name in table.column_names}
@@ -86,14 +95,12 @@ def _labels(value: Any, multi: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for part in parts if (text := _text(part))))
 
 
-def _refuse_empty(source: str, paths: list[str], labels: list[tuple[str, ...]]) -> None:
-    for what, values in (("path", paths), ("label", labels)):
-        empty = [f"{i + 1:,}" for i, value in enumerate(values) if not value]
-        if empty:
-            raise DataError(
-                f"{show(source)}: {plural('row', len(empty))} without a {what}: data row {listed(empty)}",
-                "Fill the cells or remove the rows.",
-            )
+def _refuse_empty(source: str, what: str, values: Sequence[Any]) -> None:
+    if empty := [f"{i + 1:,}" for i, value in enumerate(values) if not value]:
+        raise DataError(
+            f"{show(source)}: {plural('row', len(empty))} without a {what}: data row {listed(empty)}",
+            "Fill the cells or remove the rows.",
+        )
 
 
 def _targets(labels: list[tuple[str, ...]], classes: dict[str, int], multi: bool) -> Any:

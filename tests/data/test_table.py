@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from plusx.config import DataConfig
 from plusx.data import Dataset, open_dataset
 from plusx.errors import DataError
 from tests.data.making import CONFIG, picture
@@ -42,6 +43,17 @@ def test_several_labels(tmp_path: Path) -> None:
     assert dataset.splits["all"].targets.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
 
 
+def test_images_without_a_label_where_there_may_be_several(tmp_path: Path) -> None:
+    dataset = opened(table(tmp_path, rows("a|b", "", "b", "|")))
+    assert dataset.splits["all"].targets.tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
+    assert dataset.notes == ("2 images without a label, which count as examples of no class",)
+    labels = pa.array([["a"], [], ["b"]], pa.list_(pa.string()))
+    pq.write_table(pa.table({"path": [f"img/{i}.png" for i in range(3)], "label": labels}), tmp_path / "m.parquet")
+    assert opened(str(tmp_path / "m.parquet")).splits["all"].targets.tolist() == [[1, 0], [0, 0], [0, 1]]
+    held = open_dataset(table(tmp_path, rows("a|b", "", "a|b", "", "", "")), DataConfig(val_fraction=0.5)).splits
+    assert [sorted(held[name].targets.sum(1)) for name in ("train", "val")] == [[0, 0, 2]] * 2
+
+
 def test_split_column_extra_columns_and_quotes(tmp_path: Path) -> None:
     text = 'note,path,label,split\n"a, b\nc",img/0.png,x,Train\n,img/1.png,y,training\n,img/2.png,x,valid\n'
     dataset = open_dataset(table(tmp_path, text), CONFIG)
@@ -66,7 +78,8 @@ def test_parquet_with_lists_and_numbers(tmp_path: Path) -> None:
         ("file,class\nimg/0.png,a\n", "got the columns file, class, expected path and label"),
         ("path;label\nimg/0.png;a\n", "got the columns path;label, expected path and label"),
         (rows("a", "", "b"), "1 row without a label: data row 2"),
-        (rows("a|b", "|"), "1 row without a label: data row 2"),
+        (rows("a", "|"), "1 row without a label: data row 2"),
+        ("path,path,label\nimg/0.png,img/0.png,a\n", "got the column path more than once"),
         ("path,label\n,a\nimg/0.png,b\n", "1 row without a path: data row 1"),
         ("path,label,split\nimg/0.png,a,dev\nimg/1.png,b,\n", "got an empty cell, dev, expected train, val or test"),
         (rows("a", "b", "a", "b", "a", "b", "a"), "1 of 7 files do not exist: img/6.png"),
