@@ -4,6 +4,7 @@ Results for people and `--json` go to stdout, everything else to stderr. Exit co
 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM. Heavy imports stay inside the commands, so that `--help` is instant.
 """
 
+import errno
 import functools
 import io
 import json
@@ -47,6 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _refuse_several(function.__name__)
             function(**options)
+            sys.stdout.flush()  # while a failure can still be told
         except KeyboardInterrupt:
             _deafen()
             _say("plusx: stopped by Ctrl-C.", stderr=True)
@@ -55,6 +57,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _deafen()
             _tell(error, **options)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # nobody reads on: the end is silent
+                raise
+            _deafen()
+            _tell_refusal(error, **options)
+            raise typer.Exit(1) from None
 
     return app.command()(guarded)
 
@@ -73,6 +81,18 @@ def _refuse_several(name: str) -> None:
 def _deafen() -> None:
     """This process is about to end: one more Ctrl-C must not come between what it tells and its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _tell_refusal(error: OSError, **options: Any) -> None:
+    """What the system refused; where that was our own output, on a full disk, the rest of it goes nowhere."""
+    reason = error.strerror or str(error)
+    told = PlusxError(f"{error.filename}: {reason}" if error.filename else reason, "--debug shows where.")
+    told.__cause__ = error
+    try:
+        _tell(told, **options)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) -> None:

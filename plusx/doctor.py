@@ -1,7 +1,6 @@
 """What plusx finds on this machine, and a self-check of the fast paths that it would use."""
 
 import io
-import json
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ from plusx.engine import checkpoint
 from plusx.engine.distributed import FOLDER as FAILURES
 from plusx.errors import ConfigError, ModelFileError
 from plusx.models import create_model
+from plusx.plan import read_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
 
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
 def examine_run(folder: Path) -> dict[str, Any]:
     """What a run folder holds: `finished`, its checkpoints and model file as `files`, and `failures` of its ranks.
 
-    Every file is read in full and verified; nothing is changed. Each is `{file, bytes, ok, state}`.
+    A record of a failure that is damaged stands among the files. Every file is read in full and verified; nothing is changed. Each is `{file, bytes, ok, state}`.
 
     Raises:
         ConfigError: no run there.
@@ -52,8 +52,15 @@ def examine_run(folder: Path) -> dict[str, Any]:
     files = [_file_row(path, checkpoint.load) for path in checkpoints]
     if (model := folder / modelfile.FILE_NAME).exists():
         files.append(_file_row(model, modelfile.load))
-    failures = [json.loads(path.read_text()) for path in sorted((folder / FAILURES).glob("rank-*.json"))]
+    records = sorted((folder / FAILURES).glob("rank-*.json"))
+    damaged = [row for row in (_file_row(path, _failure) for path in records) if not row["ok"]]
+    failures = [_failure(path) for path in records if path.name not in {row["file"] for row in damaged}]
+    files += damaged
     return {"run": str(folder), "finished": (folder / "result.json").exists(), "files": files, "failures": failures}
+
+
+def _failure(path: Path) -> dict[str, Any]:
+    return read_json(path, ("rank", "step", "failure"))
 
 
 def _file_row(path: Path, read: Callable[[Path], object]) -> dict[str, Any]:

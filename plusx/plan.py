@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,15 +183,20 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
         raise PlusxError(message, "Check the disk and its space.") from error
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of the run folder.
+def read_json(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON file of the run folder: an object with at least the keys `needed`.
 
     Raises:
-        ModelFileError: the file is not JSON.
+        ModelFileError: the file is something else.
     """
     try:
-        return json.loads(path.read_text())
+        plain = json.loads(path.read_text())
+        if not isinstance(plain, dict):
+            raise ValueError("not an object")
+        if missing := [key for key in needed if key not in plain]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
     except (ValueError, OSError) as error:
         raise ModelFileError(
             f"{path}: cannot be read ({error}).", "Restore it, or start again in another folder."
         ) from None
+    return plain

@@ -2,9 +2,8 @@
 
 import csv
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +110,13 @@ def _write_parquet(answers: Sequence[Answer], path: Path) -> None:
 
     label = pa.struct([("label", pa.string()), ("probability", pa.float64())])
     schema = pa.schema([("path", pa.string()), ("error", pa.string()), ("labels", pa.list_(label))])
-    pq.write_table(pa.Table.from_pylist(list(_utf8(answers)), schema=schema), path)
+    pq.write_table(pa.Table.from_pylist(_utf8(list(answers)), schema=schema), path)
 
 
-def _utf8(answers: Sequence[Answer]) -> Iterator[Answer]:
-    """Parquet holds UTF-8 alone; undecodable bytes in a file's name become escapes."""
-    for answer in answers:
-        yield {**answer, "path": os.fsencode(answer["path"]).decode(errors="backslashreplace")}
+def _utf8(value: Any) -> Any:
+    """Parquet holds UTF-8 alone; what of a file's or class's name is none becomes escapes, as in CSV."""
+    if isinstance(value, dict):
+        return {key: _utf8(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_utf8(item) for item in value]
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

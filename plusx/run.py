@@ -665,11 +665,12 @@ def finished_run(folder: Path, request: Request) -> Run | None:
 
     Raises:
         ConfigError: it is finished and another request's.
+        ModelFileError: a record of it is damaged.
     """
     path = folder / "result.json"
     if not path.exists():
         return None  # also when the folder holds an unfinished run, which prepare compares
     read_plan(folder / "config.json", request)
-    values = read_json(path)
     names = {f.name for f in dataclasses.fields(Run)} - {"folder", "already_finished"}
+    values = read_json(path, sorted(names))
     return Run(folder=folder, already_finished=True, **{name: values[name] for name in names})

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -217,12 +218,26 @@ def test_doctor_of_a_run_says_which_files_are_whole(run: Path, tmp_path: Path) -
     (copy / "failures").mkdir()
     failure = {"rank": 3, "step": 7, "failure": "Traceback\nImageError: a.jpg: cut off\n"}
     (copy / "failures" / "rank-3.json").write_text(json.dumps(failure))
+    (copy / "failures" / "rank-4.json").write_text(json.dumps(failure)[:9])
     said = plusx("doctor", copy).out
     assert "not finished" in said
     assert f"{newest.name}  " in said
     assert "cut off or damaged" in said
     assert "rank 3 failed at step 7: ImageError: a.jpg: cut off" in said
+    assert "rank-4.json  " in said
+    assert "cannot be read" in said
     assert plusx("doctor", tmp_path).code == 1
+
+
+def test_what_the_system_refuses_is_one_line() -> None:
+    ran = plusx("train", "digits", "--out", "x" * 5000, "--json")
+    assert re.fullmatch(r"plusx: x{5000}\S*: File name too long\. --debug shows where\.\n", ran.err)
+    assert value(ran, 1)["error"].endswith("File name too long")
+    for words in (("recipes", "--json"), ("models",)):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "plusx", *words]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "plusx: No space left on device. --debug shows where.\n")
 
 
 def test_json_of_study(tmp_path: Path) -> None:

@@ -164,9 +164,10 @@ def test_numbers_stay_numbers(tmp_path: Path) -> None:
 def test_json_lines_and_parquet_hold_the_answers(tmp_path: Path) -> None:
     write(ANSWERS, tmp_path / "a.jsonl")
     assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == ANSWERS
-    write(ANSWERS, tmp_path / "a.parquet")
+    write([*ANSWERS, {"path": "b.png", "labels": [{"label": "\udcfe", "probability": 1.0}]}], tmp_path / "a.parquet")
     rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
-    assert [r["path"] for r in rows] == [ANSWERS[0]["path"], ANSWERS[1]["path"], "\\xff.png"]
+    assert [r["path"] for r in rows] == [ANSWERS[0]["path"], ANSWERS[1]["path"], "\\udcff.png", "b.png"]
+    assert rows[3]["labels"] == [{"label": "\\udcfe", "probability": 1.0}]
     assert rows[0]["labels"] == ANSWERS[0]["labels"]
     assert rows[2]["error"] == "-cannot"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]

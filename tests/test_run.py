@@ -278,7 +278,12 @@ def test_data_that_changed_is_told(tmp_path: Path) -> None:
     assert f"the data of {tmp_path}/run changed since the run began: +1 -0 ~0 (added: b/new.png)" in ran.err
     (data / "b" / "new.png").unlink()
     assert plusx(*command).code == 0
-    assert (tmp_path / "run" / "result.json").exists()
+    result = tmp_path / "run" / "result.json"
+    assert result.exists()
+    result.write_text("{}")
+    ran = plusx(*command)
+    assert ran.code == 1
+    assert f"{result}: cannot be read (it lacks best, epochs, " in ran.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"train": {"examples": [[]]}}}', '{"splits": [1]}'])
