@@ -394,7 +394,7 @@ def _counting(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
 def _say(text: str, *, stderr: bool = False) -> None:
     from rich.console import Console
 
-    Console(stderr=stderr, soft_wrap=True, highlight=False).print(_visible(text), markup=False)
+    Console(stderr=stderr, soft_wrap=True, highlight=False, emoji=False).print(_visible(text), markup=False)
 
 
 def _note(text: str) -> None:
@@ -422,7 +422,7 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_visible(cell)) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = console.width if console.is_terminal else 160
     console.print(table)
 

@@ -91,6 +91,10 @@ VALUES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "no number": (("--set", "optim.lr=abc"), ("optim.lr: got 'abc', expected number.", "recipes --fields")),
     "no field": (("--set", "optim.lrr=1"), ("optim.lrr: no such field, did you mean optim.lr?", "recipes --fields")),
     "no value": (("--set", "optim.lr"), ("'optim.lr': got no value, expected section.field=value.",)),
+    "two lengths": (
+        ("--epochs", "5", "--set", "schedule.steps=3"),
+        ("got 5 epochs and 3 steps, expected one of them",),
+    ),
     "no epochs": (("--epochs", "0"), ("schedule.epochs: got 0, expected at least 1 or auto.",)),
     "no size": (("--size", "0"), ("data.size: got 0, expected at least 1 or auto.",)),
     "a negative seed": (("--seed", "-1"), ("seed: got -1, expected at least 0.",)),
@@ -246,6 +250,11 @@ EVALUATION: dict[str, tuple[Sequence[str], str]] = {
     "no such split": (("digits", "--split", "vall"), "--split: got 'vall', the data has train, test. Choose one"),
     "no such protocol": (("digits", "--protocol", "2-crop"), "--protocol: got '2-crop', expected one of 1-crop, "),
     "a fixed field": (("digits", "--set", "optim.lr=1"), "--set optim.lr: evaluating takes data.root"),
+    "no share": (
+        ("digits", "--set", "data.val_fraction=3"),
+        "data.val_fraction: got 3.0, expected at least 0 and below",
+    ),
+    "no choice": (("digits", "--set", "engine.on_bad_image=foo"), "got 'foo', expected one of error, skip"),
     "other classes": (("{data}",), "the data has 2 classes that the model does not know: cat, dog; the model has 10"),
     "no such data": (("nowhere",), "nowhere: no such folder, file or data set."),
 }
@@ -289,9 +298,14 @@ def test_prediction_answers_the_rest(run: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_check_refuses_what_training_does(tmp_path: Path) -> None:
+    line = refused(tmp_path, "check", pictures(tmp_path), "--set", "data.val_fraction=3")
+    assert "data.val_fraction: got 3.0, expected at least 0 and below 1 or auto" in line
+
+
 def test_nothing_to_predict(run: Path, tmp_path: Path) -> None:
     line = refused(tmp_path, "predict", run, tmp_path)
     assert line == "plusx: No image files found. Give files, folders that hold images, or quoted globs."
-    assert plusx("predict", run, tmp_path / "a.png") == Ran(
-        1, "", f"{tmp_path}/a.png: No such file or directory\nplusx: 1 of 1 file could not be read.\n"
+    assert plusx("predict", run, tmp_path / "a:cat:.png") == Ran(
+        1, "", f"{tmp_path}/a:cat:.png: No such file or directory\nplusx: 1 of 1 file could not be read.\n"
     )

@@ -46,7 +46,7 @@ class Log:
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         if to_console:
             try:
-                self._console.print(shown, markup=False)
+                self._console.print(shown, markup=False, emoji=False)
             except OSError:  # a terminal that was closed, a pipe that nobody reads: the run goes on
                 self._console.quiet = True
         if self._folder:

@@ -30,9 +30,9 @@ def row(step: int, split: str = "train", loss: float = 1.0) -> dict[str, object]
 
 def test_lines_go_to_people_and_to_the_file_with_control_characters_visible(tmp_path: Path) -> None:
     out = io.StringIO()
-    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é")
-    assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é\n"
-    assert (tmp_path / "log.txt").read_text().rstrip().endswith("bad \\x1b[31mname\\n[bold]é")
+    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é :cat:")
+    assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é :cat:\n"
+    assert (tmp_path / "log.txt").read_text().rstrip().endswith("bad \\x1b[31mname\\n[bold]é :cat:")
 
 
 def test_metrics_are_exactly_the_rows(tmp_path: Path) -> None:
