@@ -55,7 +55,12 @@ class DataConfig:
     )
     split_seed: int = option("seed of that split", 0, low=0)
     workers: int | None = option("decoding processes", None, low=0)
-    max_pixels: int = option("largest image accepted, from its header", 50_000_000, low=1)
+    max_pixels: int = option(
+        "largest image accepted, from its header; Pillow opens none above 178,956,970",
+        50_000_000,
+        low=1,
+        below=178_956_971,
+    )
     background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0, below=256)
 
 
@@ -249,10 +254,12 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """`["optim.lr=0.1", …]` -> `{"optim.lr": 0.1, …}`, typed by the fields.
 
     Raises:
-        ConfigError: an unknown field or a value of another type, all of them at once.
+        ConfigError: an unknown field, a value of another type or out of bounds, all of them at once.
     """
     known = {
-        f"{s}.{f.name}": typing.get_type_hints(c)[f.name] for s, c in SECTIONS.items() for f in dataclasses.fields(c)
+        f"{s}.{f.name}": (typing.get_type_hints(c)[f.name], f.metadata)
+        for s, c in SECTIONS.items()
+        for f in dataclasses.fields(c)
     }
     changes: dict[str, Any] = {}
     problems = []
@@ -264,10 +271,13 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
             close = difflib.get_close_matches(key, known, 1)
             problems.append(f"{key}: no such field" + (f", did you mean {close[0]}?" if close else ""))
         else:
+            hint, metadata = known[key]
             try:
-                changes[key] = _parse(raw, known[key])
+                changes[key] = _parse(raw, hint)
             except ValueError:
-                problems.append(f"{key}: got {raw!r}, expected {_type_name(known[key])}")
+                problems.append(f"{key}: got {raw!r}, expected {_type_name(hint)}")
+            else:
+                problems += _value_problems(key, changes[key], hint, metadata)
     if problems:
         raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
     return changes
@@ -335,14 +345,15 @@ def _parse(raw: str, hint: Any) -> Any:
 
 def _field_problems(prefix: str, owner: Any) -> list[str]:
     hints = typing.get_type_hints(type(owner))
-    problems = []
-    for f in (f for f in dataclasses.fields(owner) if f.metadata):  # the sections of a config have none
-        value, (kind, optional) = getattr(owner, f.name), _arms(hints[f.name])
-        if value is None and optional:
-            continue
-        if expected := _mismatch(value, kind, f.metadata):
-            problems.append(f"{prefix}{f.name}: got {value!r}, expected {expected}{' or auto' if optional else ''}")
-    return problems
+    fields = [f for f in dataclasses.fields(owner) if f.metadata]  # the sections of a config have none
+    values = [(f.name, getattr(owner, f.name), f.metadata) for f in fields]
+    return [p for name, value, metadata in values for p in _value_problems(prefix + name, value, hints[name], metadata)]
+
+
+def _value_problems(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> list[str]:
+    kind, optional = _arms(hint)
+    expected = "" if value is None and optional else _mismatch(value, kind, metadata)
+    return [f"{name}: got {value!r}, expected {expected}{' or auto' if optional else ''}"] if expected else []
 
 
 def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
@@ -361,7 +372,7 @@ def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     low, below = metadata["low"], metadata["below"]
-    limits = [f"at least {low:g}"] * math.isfinite(low) + [f"below {below:g}"] * math.isfinite(below)
+    limits = [f"at least {low:,.9g}"] * math.isfinite(low) + [f"below {below:,.9g}"] * math.isfinite(below)
     return "" if kind not in (int, float) or low <= value < below else " and ".join(limits)
 
 

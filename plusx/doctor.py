@@ -41,7 +41,8 @@ def examine() -> dict[str, Any]:
 def examine_run(folder: Path) -> dict[str, Any]:
     """What a run folder holds: `finished`, its checkpoints and model file as `files`, and `failures` of its ranks.
 
-    A record of a failure that is damaged stands among the files. Every file is read in full and verified; nothing is changed. Each is `{file, bytes, ok, state}`.
+    Every file is read in full and verified; nothing is changed. Each is `{file, bytes, ok, state}`; a damaged record of
+    a failure is among them.
 
     Raises:
         ConfigError: no run there.

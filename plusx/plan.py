@@ -40,12 +40,16 @@ class Request:
         """The flags and `--set` values as changes of config fields.
 
         Raises:
-            ConfigError: a `--set` that names no field or has a value of another type.
+            ConfigError: a `--set` that names no field or has a value that does not fit it; both a number of epochs and
+                one of steps.
         """
         flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
         flags |= {"data.size": self.size, "seed": self.seed}
         changes = {key: value for key, value in flags.items() if value is not None}
         changes |= configs.parse_overrides(self.overrides)
+        if changes.get("schedule.steps") and changes.get("schedule.epochs"):
+            given = f"{changes['schedule.epochs']} epochs and {changes['schedule.steps']} steps"
+            raise ConfigError(f"schedule: got {given}, expected one of them.", "Leave --epochs or schedule.steps out.")
         if changes.get("schedule.steps"):
             changes["schedule.epochs"] = None
         elif "schedule.epochs" in changes:

@@ -65,6 +65,7 @@ UNFIT = {
     "optim.label_smoothing=1": "optim.label_smoothing: got 1.0, expected at least 0 and below 1",
     "data.val_fraction=1": "data.val_fraction: got 1.0, expected at least 0 and below 1 or auto",
     "data.background=256": "data.background: got 256, expected at least 0 and below 256",
+    "data.max_pixels=178956971": "data.max_pixels: got 178956971, expected at least 1 and below 178,956,971",
     "data.channels=2": "data.channels: got 2, expected 1, 3 or auto",
     "data.normalize=pixels": "data.normalize: got 'pixels', expected one of channel, imagenet, weights, pixel, none",
     "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
@@ -108,6 +109,11 @@ def test_values_out_of_bounds(text: str) -> None:
     assert message(lambda: changed(text)) == UNFIT[text]
 
 
+def test_bounds_are_told_wherever_set_is_read() -> None:
+    for text in ("data.val_fraction=1", "engine.batch=0", "augment.area=0.5", "optim.name=lion"):
+        assert message(lambda text=text: configs.parse_overrides([text])) == UNFIT[text]
+
+
 def test_every_problem_is_told_at_once() -> None:
     assert message(lambda: configs.parse_overrides(UNPARSED)) == "; ".join(UNPARSED.values())
     fields = ["optim.lr=-1", "data.background=256", "engine.ema=1", "engine.batch=0", "schedule.warmup=1.5"]
@@ -149,13 +155,18 @@ def test_length_is_in_epochs_or_in_steps() -> None:
     [
         (Request(data="x", epochs=3), 3, None),
         (Request(data="x", overrides=("schedule.steps=7",)), None, 7),
-        (Request(data="x", epochs=3, overrides=("schedule.steps=7",)), None, 7),
+        (Request(data="x", epochs=3, overrides=("schedule.steps=auto",)), 3, None),
         (Request(data="x", overrides=("schedule.epochs=4",)), 4, None),
     ],
 )
 def test_steps_replace_epochs(request_: Request, epochs: int | None, steps: int | None) -> None:
     schedule = configs.replace(CONFIG, request_.changes()).schedule
     assert (schedule.epochs, schedule.steps) == (epochs, steps)
+
+
+def test_epochs_and_steps_together_are_refused() -> None:
+    request = Request(data="x", epochs=3, overrides=("schedule.steps=7",))
+    assert message(request.changes) == "schedule: got 3 epochs and 7 steps, expected one of them."
 
 
 def test_flags_are_fields() -> None:

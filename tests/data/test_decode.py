@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from plusx.config import parse_overrides
 from plusx.data import decode as decode_again
 from plusx.data.decode import FORMATS, MAX_SCANS, decode, decode_crop
-from plusx.errors import ImageError
+from plusx.errors import ConfigError, ImageError
 
 # Outside pytest, which turns warnings to errors, `decode` silences Pillow's.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -232,6 +233,13 @@ def test_size_limit_is_read_from_the_header(tmp_path: Path) -> None:
         file.truncate(2**40)
     with pytest.raises(ImageError, match="bytes, more than"):
         decode(sparse)
+
+
+def test_no_limit_of_ours_lies_above_pillows() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    with pytest.raises(ConfigError, match=r"data\.max_pixels: got 178956971"):
+        parse_overrides([f"data.max_pixels={2 * Image.MAX_IMAGE_PIXELS + 1}"])
+    assert parse_overrides([f"data.max_pixels={2 * Image.MAX_IMAGE_PIXELS}"])
 
 
 def test_endless_scans_of_a_progressive_jpeg_are_refused() -> None:
