@@ -212,7 +212,7 @@ class Facts:
     n_classes: int
     width: int  # median image width, px
     height: int  # median image height, px
-    channels: int  # 1 when every image is gray, else 3
+    channels: int  # 1 when every training image is gray, else 3
     mirror: bool | None  # whether a mirrored image keeps its label; None when nobody can know
     benchmark: bool  # a named set whose train/test split its authors fixed
     files: bool  # image files rather than arrays in memory

@@ -10,9 +10,10 @@ from PIL import Image
 from plusx.config import DataConfig, Facts
 from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import FORMATS, orientation
+from plusx.data.scan import in_parallel
 from plusx.errors import DataError, ImageError
 
-SAMPLE = 256  # files whose headers are read
+SAMPLE = 256  # files whose headers tell the size
 GRAY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -49,11 +50,15 @@ def header(path: str) -> Header:
 def facts(dataset: Dataset, config: DataConfig) -> Facts:
     """Counts, the median size of up to 256 training images spread over all classes, and the channels they need.
 
+    Where those are all gray, the headers of all training images are read before colour is given up.
+
     Raises:
         DataError: none of those files can be read.
     """
     train = dataset.splits["train"]
     width, height, gray = _shape(train)
+    if gray and train.paths is not None and config.channels is None:  # a few in colour may lie outside the sample
+        gray = all(in_parallel(_seems_gray, train.paths))
     return Facts(
         n_train=len(train),
         n_val=len(dataset.splits.get("val", ())),
@@ -68,7 +73,7 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
 
 
 def _shape(split: Split) -> tuple[int, int, bool]:
-    """Median width, median height, whether all are gray."""
+    """Median width and median height, and whether all are gray, of a sample of files or of all arrays."""
     if split.images is not None:
         _, channels, height, width = split.images.shape
         return width, height, channels == 1
@@ -83,3 +88,11 @@ def _shape(split: Split) -> tuple[int, int, bool]:
         raise DataError(f"none of the files looked at can be read; one of them: {problem.message}", problem.hint)
     width, height = (int(np.median([h[axis] for h in headers])) for axis in (0, 1))
     return width, height, all(h.mode in GRAY for h in headers)
+
+
+def _seems_gray(path: str) -> bool:
+    """Whether the header says gray; a file that cannot be read decides nothing."""
+    try:
+        return header(path).mode in GRAY
+    except ImageError:
+        return True

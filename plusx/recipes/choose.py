@@ -68,7 +68,7 @@ def _device(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
 
 
 def _channels(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
-    return facts.channels, "every image is gray" if facts.channels == 1 else "images have colour"
+    return facts.channels, "every training image is gray" if facts.channels == 1 else "images have colour"
 
 
 def _size(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """Check, scan and manifest: every odd, bad, doubled or leaking image is found, and nothing is changed."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -265,6 +266,17 @@ def test_facts(tmp_path: Path) -> None:
         path.write_text("x")
     with pytest.raises(DataError, match="none of the files looked at can be read"):
         facts(open_dataset(str(tmp_path), CONFIG), CONFIG)
+
+
+def test_one_image_in_colour_outside_the_sample_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        picture(tmp_path / ("a" if i < 10 else "b") / f"{i}.png", i, (8, 8), "RGB" if i == 7 else "L")
+    dataset = open_dataset(str(tmp_path), DataConfig(val_fraction=0.0))
+    monkeypatch.setattr(importlib.import_module("plusx.data.facts"), "SAMPLE", 2)
+    assert facts(dataset, CONFIG).channels == 3
+    assert facts(dataset, DataConfig(channels=1)).channels == 1
+    (tmp_path / "a" / "7.png").write_bytes(b"x")
+    assert facts(dataset, CONFIG).channels == 1
 
 
 def test_facts_turn_sizes_as_decode_does(tmp_path: Path) -> None:
