@@ -48,7 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _refuse_several(function.__name__)
             function(**options)
-            sys.stdout.flush()  # while a failure can still be told
+            print(end="", flush=True)  # a full disk is told now, not lost at the end of the process
         except KeyboardInterrupt:
             _deafen()
             _say("plusx: stopped by Ctrl-C.", stderr=True)
@@ -90,7 +90,7 @@ def _tell_refusal(error: OSError, **options: Any) -> None:
     told.__cause__ = error
     try:
         _tell(told, **options)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
