@@ -13,6 +13,7 @@ from plusx.run import Run
 from plusx.studies.curves import ERRORS, Measured, errors
 
 LEVEL = 0.05  # p-value under which a difference of means decides
+ONE_SEED = "one seed decides nothing"
 
 Watch = Callable[[int, nn.Module], None]
 
@@ -122,9 +123,9 @@ def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
     a, b = map(spread, found)
     text = f"{measure} of {low} {a.mean:.4g} (sd {a.std:.2g}), of {high} {b.mean:.4g} (sd {b.std:.2g}), n = {a.n}"
     if min(a.n, b.n) < 2:
-        return Verdict(None, f"{text}: one seed decides nothing")
+        return Verdict(None, f"{text}: {ONE_SEED}")
     if a.std == b.std == 0:
-        return Verdict(None if a.mean == b.mean else a.mean < b.mean, text)
+        return Verdict(None, f"{text}: no spread over seeds, no test")
     p = float(ttest_ind(*found, equal_var=False).pvalue)
     return Verdict(a.mean < b.mean if p < LEVEL else None, f"{text}, p = {p:.2g}")
 
@@ -135,6 +136,8 @@ def limit(results: Results, measure: str, arm: str, *, above: float = -math.inf,
     inside = [above < value < below for value in found]
     bounds = " and ".join([f"above {above:g}"] * math.isfinite(above) + [f"below {below:g}"] * math.isfinite(below))
     text = f"{measure} of {arm} is {', '.join(f'{value:.3g}' for value in found)}; the claim needs {bounds}"
+    if len(found) < 2:
+        return Verdict(None, f"{text}: {ONE_SEED}")
     return Verdict(True if all(inside) else None if any(inside) else False, text)
 
 

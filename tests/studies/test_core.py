@@ -21,8 +21,8 @@ def test_spread_is_mean_and_sample_deviation() -> None:
         ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], False),
         ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5], None),
         ([1.0], [9.0], None),
-        ([1.0, 1.0], [2.0, 2.0], True),
-        ([2.0, 2.0], [1.0, 1.0], False),
+        ([1.0, 1.0], [2.0, 2.0], None),
+        ([2.0, 2.0], [1.0, 1.0], None),
         ([1.0, 1.0], [1.0, 1.0], None),
     ],
 )
@@ -32,13 +32,20 @@ def test_a_difference_of_means_counts_beyond_chance(a: list[float], b: list[floa
     assert f"n = {len(a)}" in verdict.reason
 
 
+def test_what_cannot_decide_says_why() -> None:
+    assert lower(results(a=[1.0], b=[2.0]), "error", "a", "b").reason.endswith("n = 1: one seed decides nothing")
+    assert limit(results(a=[1.0]), "error", "a", below=5).reason.endswith("below 5: one seed decides nothing")
+    same = lower(results(a=[1.0, 1.0], b=[2.0, 2.0]), "error", "a", "b")
+    assert same.reason.endswith("n = 2: no spread over seeds, no test")
+
+
 def test_p_is_that_of_welchs_test() -> None:
     # Worked by hand: t = -1.5 / sqrt(0.5 / 2 + 2 / 2), 1.47 degrees of freedom.
     assert "p = 0.35" in lower(results(a=[1.0, 2.0], b=[2.0, 4.0]), "error", "a", "b").reason
 
 
 @pytest.mark.parametrize(
-    ("found", "holds"), [([0.1, 0.2], True), ([0.6, 0.7], False), ([0.1, 0.7], None), ([0.5], False)]
+    ("found", "holds"), [([0.1, 0.2], True), ([0.6, 0.7], False), ([0.1, 0.7], None), ([0.1], None), ([0.6], None)]
 )
 def test_a_limit_needs_every_seed(found: list[float], holds: bool | None) -> None:
     assert limit(results(a=found), "error", "a", below=0.5).holds is holds

@@ -134,9 +134,7 @@ def test_every_study_runs_and_reaches_a_verdict_for_each_claim(name: str, tmp_pa
     assert chosen.name == name
     assert {row["measure"] for row in result.table} == set(chosen.measures)
     assert all(np.isfinite(row["mean"]) for row in result.table)
-    assert [claim["holds"] for claim in result.claims if "one seed" not in claim["reason"]] == [
-        claim["holds"] for claim in result.claims if "the claim needs" in claim["reason"]
-    ]
+    assert all(claim["holds"] is None and "one seed" in claim["reason"] for claim in result.claims)
     assert len(list((tmp_path / "figures").glob("*.png"))) == len(chosen.figures)
 
 
