@@ -8,7 +8,6 @@ import importlib
 import json
 import os
 import platform
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow")
 
 def cpu() -> str:
     """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    from plusx.run import processor
+
+    return processor()
 
 
 def surroundings() -> dict[str, Any]:

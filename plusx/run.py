@@ -8,8 +8,10 @@ import dataclasses
 import fcntl
 import os
 import platform
+import re
 import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -386,13 +388,27 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
         facts=known,
         preprocess=preprocess,
         colours=colours,
-        versions=modelfile.versions() | cpu_settings(),
+        versions=modelfile.versions() | surroundings(config.engine.threads),
     )
 
 
-def cpu_settings() -> dict[str, str]:
-    """What of the CPU can change a result: its capability that PyTorch uses, and the threads."""
-    return {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+def surroundings(threads: int | None) -> dict[str, str]:
+    """Where and when a run began: the CPU's capability that PyTorch uses, threads, cores, processor, system, date."""
+    return {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(threads or torch.get_num_threads()),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "processor": processor(),
+        "system": platform.platform(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def make_preprocess(
@@ -648,7 +664,7 @@ def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, 
         notices=(*dataset.notes, *plan.notes, *evaluation.notes),
         choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
         config={name: dataclasses.asdict(section) for name, section in configs.sections(config).items()},
-        environment={**plan.versions, "system": platform.platform()},
+        environment={"system": platform.platform()} | plan.versions,
         commands=[
             (
                 "Exact metrics on data with labels",

@@ -7,8 +7,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
-import platform
-import time
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from plusx import modelfile
+from plusx.config import parse_overrides
 from plusx.engine import Log
 from plusx.errors import ConfigError, PlusxError
-from plusx.plan import write_json
-from plusx.run import Run, cpu_settings, train
+from plusx.models import count_macs, create_model
+from plusx.plan import Request, write_json
+from plusx.run import Run, train
 from plusx.studies.core import Arm, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
+from plusx.studies.machine import machine
 from plusx.studies.page import write_figures, write_page
 
 BUDGETS = ("quick", "paper")
@@ -51,6 +52,8 @@ class StudyResult:
         claims: its parts, `{claim, holds, verdict, reason}`.
         table: rows `{arm, measure, n, mean, std, paper, difference}`.
         seconds: of training, all runs together, those of earlier parts too.
+        machine: what the runs were made with, as they recorded it.
+        overrides: `section.field=value` that changed every run from its budget.
     """
 
     folder: Path
@@ -65,6 +68,13 @@ class StudyResult:
     table: tuple[dict[str, Any], ...]
     seconds: float
     machine: dict[str, str]
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What makes it again, where the data set is found without `--set data.root=DIR`."""
+        words = ["plusx", "study", self.name, "--budget", self.budget, "--seeds", str(self.seeds)]
+        return shlex.join([*words, *(word for text in self.overrides for word in ("--set", text))])
 
     @property
     def page(self) -> Path:
@@ -74,7 +84,7 @@ class StudyResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `plusx study --json` prints them."""
         plain = dataclasses.asdict(self) | {"folder": str(self.folder), "page": str(self.page)}
-        return plain | {"claims": list(self.claims), "table": list(self.table)}
+        return plain | {"claims": list(self.claims), "table": list(self.table), "overrides": list(self.overrides)}
 
 
 def study(
@@ -94,7 +104,7 @@ def study(
         budget: "quick", minutes on two CPU cores, or "paper", the paper's own length.
         seeds: runs of each arm; seed 0 comes first for all of them.
         parallel: runs at a time, each on its share of the CPU cores; more than one suits a GPU and many cores.
-        overrides: `section.field=value` for every arm, such as `data.root=…`.
+        overrides: `section.field=value` for every arm, such as `data.root=…`; not what the arms differ in.
 
     Raises:
         PlusxError: what the user can fix.
@@ -109,6 +119,7 @@ def study(
     root = next((text.partition("=")[2] for text in overrides if text.startswith("data.root=")), None)
     common = tuple(text for text in overrides if not text.startswith("data.root="))
     arms = chosen.arms(budget, folder / "data", root)
+    refuse_compared(name, arms, common)
     jobs = [
         Job(name, arm, seed, folder / "runs" / arm.name / f"seed-{seed}", common)
         for seed in range(seeds)
@@ -117,7 +128,8 @@ def study(
     if parallel > 1:
         train_ahead(jobs, parallel)
     results, seconds = run_all(chosen, jobs)
-    verdicts = [claim.judge(results) for claim in chosen.claims]
+    short = budget == "quick" or any(text.startswith("schedule.") for text in common)
+    verdicts = [claim.verdict(results, short) for claim in chosen.claims]
     holds = together(verdicts)
     result = StudyResult(
         folder=folder,
@@ -129,14 +141,18 @@ def study(
         holds=holds,
         verdict=words(holds),
         claims=tuple(
-            {"claim": claim.text, "holds": verdict.holds, "verdict": words(verdict.holds), "reason": verdict.reason}
+            {
+                "claim": claim.text,
+                "holds": verdict.holds,
+                "verdict": words(verdict.holds, verdict.opposite),
+                "reason": verdict.reason,
+            }
             for claim, verdict in zip(chosen.claims, verdicts, strict=True)
         ),
         table=tuple(table(chosen, arms, results)),
         seconds=round(seconds, 1),
-        machine=modelfile.versions()
-        | cpu_settings()
-        | {"system": platform.platform(), "date": time.strftime("%Y-%m-%d")},
+        machine=machine([job.out for job in jobs]),
+        overrides=common,
     )
     charts = write_figures(folder / "figures", chosen.figures, results)
     write_json(folder / "study.json", result.to_dict())
@@ -156,6 +172,19 @@ def get_study(name: str) -> Study:
     return found
 
 
+def refuse_compared(name: str, arms: Sequence[Arm], overrides: Sequence[str]) -> None:
+    """Refuse overrides that would make alike what a study compares.
+
+    Raises:
+        ConfigError: a field in which arms differ, all of them at once.
+    """
+    settings = [Request(**{**arm.train, "overrides": tuple(arm.train.get("overrides", ()))}).changes() for arm in arms]
+    compared = [key for key in parse_overrides(overrides) if any(s.get(key) != settings[0].get(key) for s in settings)]
+    if compared:
+        message = f"--set {', '.join(compared)}: got a value for every run, but arms of the study {name} differ in it."
+        raise ConfigError(message, "Leave it out, or train a setting of your own with `plusx train`.")
+
+
 class Job(NamedTuple):
     """One run of a study."""
 
@@ -171,6 +200,14 @@ class Job(NamedTuple):
         settings = dict(self.arm.train) | {"overrides": (*self.arm.train.get("overrides", ()), *self.overrides)}
         return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
 
+    def macs(self) -> int:
+        """Multiply-adds of an image of 32 px: how long the run takes beside the others, which have as many steps."""
+        changes = parse_overrides(self.arm.train.get("overrides", ()))
+        options = {key.removeprefix("model."): value for key, value in changes.items() if key.startswith("model.")}
+        with torch.device("meta"):
+            network = create_model(self.arm.train["model"], 10, size=32, **options)
+        return count_macs(network, (3, 32, 32))
+
 
 def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
     """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training."""
@@ -185,7 +222,7 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
 
 
 def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
-    """Train all runs, several at a time, each in a process of its own.
+    """Train all runs, several at a time, each in a process of its own; the longest start first, so that none is last.
 
     Raises:
         PlusxError: the first failure; the others are trained all the same.
@@ -193,7 +230,7 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
     spawn = multiprocessing.get_context("spawn")  # a fork would share the threads' locks
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     with ProcessPoolExecutor(parallel, spawn, torch.set_num_threads, (threads,)) as pool:
-        failures = [failure for failure in pool.map(_train, jobs) if failure]
+        failures = [failure for failure in pool.map(_train, sorted(jobs, key=Job.macs, reverse=True)) if failure]
     if failures:
         raise PlusxError(*failures[0])
 

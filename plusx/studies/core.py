@@ -55,10 +55,14 @@ class Spread(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a claim holds (None: not decided at this budget), and the numbers that say so."""
+    """Whether a claim holds (None: not decided at this budget), and the numbers that say so.
+
+    `opposite`: they say the opposite, of runs too short to refute it.
+    """
 
     holds: bool | None
     reason: str
+    opposite: bool = False
 
 
 Results = Mapping[str, Sequence[Measured]]
@@ -70,6 +74,13 @@ class Claim(NamedTuple):
 
     text: str
     judge: Callable[[Results], Verdict]
+    early: bool = False  # it speaks of the start or the course of training, so that short runs can refute it
+
+    def verdict(self, results: Results, short: bool) -> Verdict:
+        """The judgement; short runs do not refute what is said of trained nets."""
+        found = self.judge(results)
+        refuted = found.holds is False and short and not self.early
+        return Verdict(None, found.reason, opposite=True) if refuted else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +158,7 @@ def together(verdicts: Sequence[Verdict]) -> bool | None:
     return False if False in outcomes else None if None in outcomes else True
 
 
-def words(holds: bool | None) -> str:
+def words(holds: bool | None, opposite: bool = False) -> str:
     """A verdict for people."""
-    return {True: "holds", False: "does not hold", None: "not decided at this budget"}[holds]
+    undecided = "opposite at this budget" if opposite else "not decided at this budget"
+    return {True: "holds", False: "does not hold", None: undecided}[holds]

@@ -95,27 +95,33 @@ STUDY = Study(
         Claim(
             "The notes: without batch norm, the deeper net has the smaller gradients in its first layers.",
             lambda r: lower(r, "start_norm", "no-norm-56", "no-norm-20"),
+            early=True,
         ),
         Claim(
             "The notes: they shrink toward the first of 56 layers, at the start.",
             lambda r: limit(r, "start_share", "no-norm-56", below=VANISHED),
+            early=True,
         ),
         Claim(
             "The notes: they shrink toward the first of 56 layers, through training.",
             lambda r: limit(r, "median_share", "no-norm-56", below=VANISHED),
+            early=True,
         ),
         Claim(
             "The paper: with batch norm, those of a plain net of 56 layers are healthy at the start: the first layers' "
             "between a tenth and ten times the last layers'.",
             lambda r: limit(r, "start_share", "plain-56", above=0.1, below=10),
+            early=True,
         ),
         Claim(
             "The paper: they do not vanish through training either.",
             lambda r: limit(r, "median_share", "plain-56", above=0.1),
+            early=True,
         ),
         Claim(
             "With shortcuts they are healthy at the start.",
             lambda r: limit(r, "start_share", "residual-56", above=0.1, below=10),
+            early=True,
         ),
         Claim(
             "The paper: the deeper plain net has the higher training error all the same.",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plusx.studies.core import Measured, Verdict, limit, lower, spread, together, words
+from plusx.studies.core import Claim, Measured, Verdict, limit, lower, spread, together, words
 
 
 def results(**arms: list[float]) -> dict[str, list[Measured]]:
@@ -57,6 +57,24 @@ def test_a_limit_needs_every_seed(found: list[float], holds: bool | None) -> Non
 )
 def test_a_claim_fails_with_any_part_and_holds_with_all(parts: tuple[bool | None, ...], whole: bool | None) -> None:
     assert together([Verdict(part, "") for part in parts]) is whole
+
+
+@pytest.mark.parametrize(
+    ("early", "short", "holds", "said"),
+    [
+        (False, True, None, "opposite at this budget"),
+        (False, False, False, "does not hold"),
+        (True, True, False, "does not hold"),
+    ],
+)
+def test_short_runs_do_not_refute_what_is_said_of_trained_nets(
+    early: bool, short: bool, holds: bool | None, said: str
+) -> None:
+    found = results(a=[2.0, 2.1, 1.9], b=[1.0, 1.1, 0.9])
+    verdict = Claim("a is lower", lambda r: lower(r, "error", "a", "b"), early).verdict(found, short)
+    assert (verdict.holds, words(verdict.holds, verdict.opposite)) == (holds, said)
+    other = Claim("b is lower", lambda r: lower(r, "error", "b", "a"), early).verdict(found, short)
+    assert (other.holds, other.opposite) == (True, False)
 
 
 def test_verdicts_have_words() -> None:

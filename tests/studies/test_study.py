@@ -1,5 +1,6 @@
 """Studies run, measure, judge, draw, and survive being killed."""
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from plusx.data import open_dataset
 from plusx.errors import ConfigError, PlusxError
 from plusx.plan import Request, decide
 from plusx.studies.core import Arm, Claim, Figure, Study, lower
-from plusx.studies.curves import ERRORS, errors
+from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.data import halved
 from tests.studies.making import part
 
@@ -149,6 +151,7 @@ def test_every_arm_is_a_run_that_can_be_decided(name: str, budget: str, tmp_path
         facts = studies_facts(request)
         config, _ = decide(request, facts)
         assert config.recipe == "cifar10-paper"
+        assert studies.Job(name, arm, 0, tmp_path, ()).macs() > 0
         assert config.schedule.steps == 64_000 or budget == "quick"
 
 
@@ -170,7 +173,82 @@ def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
 def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
     part(tmp_path / "data")
     with pytest.raises(PlusxError, match=r"engine\.batch"):
-        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.batch=x",))
+        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.batch=0",))
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "field"),
+    [
+        ("shortcuts", "model.shortcut=A", "model.shortcut"),
+        ("gradients", "optim.lr=0.1", "optim.lr"),
+        ("colour", "augment.colour=0.1", "augment.colour"),
+    ],
+)
+def test_what_a_study_compares_cannot_be_set_for_every_run(
+    name: str, override: str, field: str, tmp_path: Path
+) -> None:
+    part(tmp_path / "data")
+    with pytest.raises(ConfigError, match=rf"--set {field}: got a value for every run, .* study {name} differ in it"):
+        studies.study(name, out=tmp_path, overrides=("engine.batch=16", override))
+    assert not (tmp_path / "runs").exists()
+
+
+class Untrained:
+    """In the place of training: a run that reached nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, value: Callable[[str, int], float]) -> None:
+        self.value = value
+        monkeypatch.setattr(studies, "train", self.train)
+        monkeypatch.setattr(studies, "get_study", lambda name: dataclasses.replace(tiny(), measure=self.measure))
+
+    def train(self, *, out: Path, seed: int, **_: Any) -> Any:
+        out.mkdir(parents=True, exist_ok=True)
+        made = {"torch": "2.14.1", "threads": str(1 + seed), "date": "2026-01-01"}
+        (out / "config.json").write_text(json.dumps({"versions": made}))
+        return SimpleNamespace(folder=out, seconds=1.0)
+
+    def measure(self, run: Any) -> Measured:
+        value = self.value(run.folder.parent.name, int(run.folder.name[-1]))
+        return Measured(values={"test_error": value}, series={"test_error": [(1, value)]})
+
+
+@pytest.mark.parametrize(
+    ("budget", "overrides", "verdict"),
+    [
+        ("paper", ("engine.batch=16",), "does not hold"),
+        ("paper", ("schedule.steps=200",), "opposite at this budget"),
+        ("quick", (), "opposite at this budget"),
+    ],
+)
+def test_what_was_changed_from_a_budget_is_recorded_and_shortened_runs_refute_nothing(
+    budget: str, overrides: tuple[str, ...], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Untrained(monkeypatch, lambda arm, seed: (80.0 if arm == "fast" else 20.0) + seed)
+    made = studies.study("tiny", out=tmp_path, budget=budget, seeds=2, overrides=("data.root=/home/me", *overrides))
+    assert [claim["verdict"] for claim in made.claims] == [verdict]
+    assert made.holds is (False if verdict == "does not hold" else None)
+    plain, page = json.loads((tmp_path / "study.json").read_text()), made.page.read_text()
+    assert plain["overrides"] == list(overrides)
+    command = "".join(f" --set {text}" for text in overrides)
+    assert f"<code>plusx study tiny --budget {budget} --seeds 2{command}</code>" in page
+    assert (f"Changed from the <code>{budget}</code> budget" in page) is bool(overrides)
+    assert "/home/me" not in page
+
+
+def test_a_study_names_the_surroundings_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Untrained(monkeypatch, lambda arm, seed: 20.0)
+    assert studies.study("tiny", out=tmp_path, seeds=2).machine == {
+        "torch": "2.14.1",
+        "threads": "1 and 2",
+        "date": "2026-01-01",
+    }
+
+
+def test_of_runs_side_by_side_the_longest_start_first(tmp_path: Path) -> None:
+    part(tmp_path)
+    arms = studies.get_study("degradation").arms("paper", tmp_path, None)
+    order = sorted((studies.Job("degradation", arm, 0, tmp_path, ()) for arm in arms), key=studies.Job.macs)
+    assert [job.arm.name for job in order[-3:]] == ["resnet56", "plain110", "resnet110"]
 
 
 def test_unknown_studies_and_budgets_are_told() -> None:
@@ -180,6 +258,11 @@ def test_unknown_studies_and_budgets_are_told() -> None:
         studies.study("mlp", budget="huge")
     with pytest.raises(ConfigError, match="--seeds, --parallel: got 0 and 1"):
         studies.study("mlp", seeds=0)
+
+
+def test_only_claims_about_the_start_or_the_course_of_training_can_be_refuted_by_short_runs() -> None:
+    early = {c.text for name in studies.STUDIES for c in studies.get_study(name).claims if c.early}
+    assert early == {c.text for c in studies.get_study("gradients").claims if "training error" not in c.text}
 
 
 def test_halved_images_are_means_of_four_pixels() -> None:
