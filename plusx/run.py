@@ -143,7 +143,7 @@ def train(
         accept_data_change: continue a run whose data changed, from its next epoch on; the manifest records it.
         overrides: `section.field=value`, as `--set`.
         on_step: called after each step with its number and the network, whose gradients are still those that the
-            optimizer got.
+            optimizer got; a step at which it fails is made again.
 
     Raises:
         PlusxError: whatever the user can fix, before training starts where possible.

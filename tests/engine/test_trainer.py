@@ -314,6 +314,26 @@ def test_gradients_of_the_step_are_there_to_look_at(tmp_path: Path) -> None:
     assert all(norm > 0 for _, norm in seen)
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), RuntimeError("odd")])
+def test_a_step_whose_watcher_failed_is_made_again(error: Exception, tmp_path: Path) -> None:
+    config = tiny_config(engine__checkpoint_steps=2)
+    trainer, _, _ = run(tmp_path, config)
+    seen: list[int] = []
+
+    def look(step: int, module: torch.nn.Module) -> None:
+        if step == 3:
+            raise error
+        seen.append(step)
+
+    trainer.on_step = look
+    with pytest.raises((type(error), TrainingError)):
+        trainer.fit()
+    again, _, _ = run(tmp_path, config)
+    again.on_step = lambda step, module: seen.append(step)
+    again.fit()
+    assert seen == list(range(1, 16))
+
+
 def test_a_test_split_cannot_make_the_rate_plateau(tmp_path: Path) -> None:
     config = tiny_config(schedule__name="plateau", schedule__patience=1)
     trainer, _, _ = run(tmp_path, config)
