@@ -54,7 +54,7 @@ STUDY = Study(
         ),
     ),
     figures=(
-        Figure("Error added by dropping a block", "cost", "block", "points"),
+        Figure("Error added by dropping a block", "cost", "droppable block, in order", "points"),
         Figure("Median error added", "median_cost", "", "points"),
     ),
 )
