@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from plusx.errors import PlusxError
 from plusx.models.probe import gradient_norms
 from plusx.run import Run
 from plusx.studies.core import Claim, Figure, Study, Watch, limit, lower
@@ -22,33 +24,54 @@ VANISHED = 0.01  # first layers' gradient as a share of the last layers'
 
 NETS = {}
 for depth in (20, 56):
-    NETS[f"no-norm-{depth}"] = [f"plain{depth}", "model.norm=none", "model.init=xavier", "optim.lr=0.01"]
+    for init in ("xavier", "he"):
+        NETS[f"no-norm-{init}-{depth}"] = [f"plain{depth}", "model.norm=none", f"model.init={init}", "optim.lr=0.01"]
     NETS[f"plain-{depth}"] = [f"plain{depth}"]
     NETS[f"residual-{depth}"] = [f"resnet{depth}"]
 
 
 def watch(folder: Path) -> Watch:
-    """Writes the gradient norms of every 20th step, the first among them, to `gradients.jsonl`."""
+    """Writes the gradient norms of the first step and of every 20th to `gradients.jsonl`, before the step is saved.
+
+    Raises:
+        PlusxError: they cannot be written.
+    """
+    path = folder / FILE
 
     def look(step: int, module: nn.Module) -> None:
-        if step == 1 or step % EVERY == 0:
-            with (folder / FILE).open("a") as file:
-                row = {"step": step, "norms": list(gradient_norms(module).values())}
+        if step > 1 and step % EVERY:
+            return
+        row = {"step": step, "norms": list(gradient_norms(module).values())}
+        try:
+            with path.open("a") as file:
                 file.write(f"\n{json.dumps(row)}\n")  # on a line of its own, even after one that was cut off
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            message = f"{path}: cannot be written: {error.strerror or error}."
+            raise PlusxError(message, "Check the disk and its space; the same command continues.") from error
 
     return look
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run in order; a step that was made again after an interruption counts once."""
+def records(folder: Path, steps: int) -> list[dict[str, Any]]:
+    """The records of a run of so many steps, in order; a step that was made again after an interruption counts once.
+
+    Raises:
+        PlusxError: some are not there.
+    """
     found = {}
-    for line in (folder / FILE).read_text().splitlines():
+    path, wanted = folder / FILE, [1, *range(EVERY, steps + 1, EVERY)]
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:  # empty, or cut off by an interruption: then the step follows again
             continue
         found[row["step"]] = row
-    return [found[step] for step in sorted(found)]
+    if missing := [str(step) for step in wanted if step not in found]:
+        message = f"{path}: no record of step {', '.join(missing)}; expected step 1 and every {EVERY}th of {steps}."
+        raise PlusxError(message, f"Delete {folder}; the same command trains this run again.")
+    return [found[step] for step in wanted]
 
 
 def thirds(norms: Sequence[float]) -> tuple[float, float]:
@@ -66,11 +89,12 @@ def share(norms: Sequence[float]) -> float:
 
 def measure(run: Run) -> Measured:
     """The first layers' gradient and its share, at the start and through training, and the norms themselves."""
-    rows = records(run.folder)
+    found = errors(run)
+    rows = records(run.folder, int(found.series["train_error"][-1][0]))
     shares = [(row["step"], share(row["norms"])) for row in rows]
     start = {"start_norm": math.log10(thirds(rows[0]["norms"])[0]), "start_share": shares[0][1]}
     return Measured(
-        values=errors(run).values | start | {"median_share": median(value for _, value in shares)},
+        values=found.values | start | {"median_share": median(value for _, value in shares)},
         series={
             "start": list(enumerate(rows[0]["norms"][1:-1], 2)),
             "end": list(enumerate(rows[-1]["norms"][1:-1], 2)),
@@ -81,7 +105,8 @@ def measure(run: Run) -> Measured:
 
 STUDY = Study(
     name="gradients",
-    claim="Without batch norm gradients vanish with depth; with it they do not, yet deeper plain nets train worse.",
+    claim="Without batch norm gradients shrink with depth, with Xavier's initialisation and with He's; "
+    "with it they do not vanish, yet deeper plain nets train worse.",
     source="Reader's notes, introduction; section 4.1: the difficulty is unlikely to be caused by vanishing gradients",
     measures={
         **ERRORS,
@@ -93,18 +118,24 @@ STUDY = Study(
     measure=measure,
     claims=(
         Claim(
-            "The notes: without batch norm, the deeper net has the smaller gradients in its first layers.",
-            lambda r: lower(r, "start_norm", "no-norm-56", "no-norm-20"),
+            "The notes: without batch norm, the deeper net has the smaller gradients in its first layers at the start, "
+            "with Xavier's initialisation.",
+            lambda r: lower(r, "start_norm", "no-norm-xavier-56", "no-norm-xavier-20"),
             early=True,
         ),
         Claim(
-            "The notes: they shrink toward the first of 56 layers, at the start.",
-            lambda r: limit(r, "start_share", "no-norm-56", below=VANISHED),
+            "The notes: without batch norm, it has them with He's initialisation too.",
+            lambda r: lower(r, "start_norm", "no-norm-he-56", "no-norm-he-20"),
             early=True,
         ),
         Claim(
-            "The notes: they shrink toward the first of 56 layers, through training.",
-            lambda r: limit(r, "median_share", "no-norm-56", below=VANISHED),
+            "The notes: with Xavier's, they shrink toward the first of 56 layers, at the start.",
+            lambda r: limit(r, "start_share", "no-norm-xavier-56", below=VANISHED),
+            early=True,
+        ),
+        Claim(
+            "The notes: with Xavier's, they shrink toward the first of 56 layers, through training.",
+            lambda r: limit(r, "median_share", "no-norm-xavier-56", below=VANISHED),
             early=True,
         ),
         Claim(

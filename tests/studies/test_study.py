@@ -275,7 +275,28 @@ def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
 
     rows = [{"step": 1, "norms": [1]}, {"step": 20, "norms": [2]}, {"step": 1, "norms": [1]}]
     (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "no')
-    assert records(tmp_path) == rows[:2]
+    assert records(tmp_path, 39) == rows[:2]
+
+
+def test_a_gradient_that_was_lost_is_told(tmp_path: Path) -> None:
+    from plusx.studies.gradients import FILE, records
+
+    (tmp_path / FILE).write_text('{"step": 20, "norms": [2]}\n')
+    said = r"gradients\.jsonl: no record of step 1, 40; expected step 1 and every 20th of 59\."
+    with pytest.raises(PlusxError, match=said) as caught:
+        records(tmp_path, 59)
+    assert caught.value.hint == f"Delete {tmp_path}; the same command trains this run again."
+    (tmp_path / FILE).unlink()
+    with pytest.raises(PlusxError, match="no record of step 1;"):
+        records(tmp_path, 3)
+
+
+def test_a_gradient_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    from plusx.studies.gradients import FILE, watch
+
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(PlusxError, match=r"gradients\.jsonl: cannot be written: Is a directory"):
+        watch(tmp_path)(1, torch.nn.Linear(2, 1))
 
 
 def test_a_record_after_one_that_was_cut_off_is_whole(tmp_path: Path) -> None:
@@ -284,8 +305,9 @@ def test_a_record_after_one_that_was_cut_off_is_whole(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 1, bias=False)
     module(torch.ones(1, 2)).sum().backward()
     (tmp_path / FILE).write_text('{"step": 20, "no')
-    watch(tmp_path)(20, module)
-    assert records(tmp_path) == [{"step": 20, "norms": [pytest.approx(2**0.5)]}]
+    for step in (1, 2, 20):
+        watch(tmp_path)(step, module)
+    assert records(tmp_path, 39) == [{"step": step, "norms": [pytest.approx(2**0.5)]} for step in (1, 20)]
 
 
 def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
