@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
+import torch
 
 from plusx import config as configs
 from plusx.config import Config, Facts
@@ -66,6 +68,22 @@ def test_recipes_say_where_they_come_from(name: str) -> None:
     assert "Source: " in doc
     assert "Cost" in doc
     assert "result" in doc
+
+
+def test_the_result_that_imagenet_paper_expects_is_that_of_the_shortcut_that_its_network_has() -> None:
+    doc = next(row["doc"] for row in describe() if row["name"] == "imagenet-paper")
+    with torch.device("meta"):
+        shortcut = create_model("resnet34").arch["shortcut"]
+    assert {"A": "25.03", "B": "24.52", "C": "24.19"}[shortcut] + f" % (34 layers, option {shortcut}" in doc
+
+
+@pytest.mark.parametrize("name", ["small", "photo", "cifar10-modern"])
+def test_blocks_that_start_as_the_identity_are_a_departure_that_is_told(name: str) -> None:
+    config, _ = choose(RECIPES[name](CIFAR), CIFAR, CPU)
+    assert config.model.zero_init_last
+    table = (Path(__file__).parents[1] / "docs" / "design.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| last batch-norm scale"))
+    assert f"`{name}`" in row
 
 
 @pytest.mark.parametrize(
