@@ -10,6 +10,7 @@ from torchvision import models
 
 from bench import plain
 from bench.__main__ import RESULTS
+from bench.gpu import compared
 from bench.ours import Timed
 from bench.photos import write_photos
 from bench.rounds import compare
@@ -28,6 +29,18 @@ def test_both_sides_train_the_same_network(ours: str, peer: str, size: int) -> N
         own = create_model(ours, 10)
     assert count_params(network) == count_params(own)
     assert count_macs(network, (3, size, size)) == count_macs(own, (3, size, size))
+
+
+def test_nets_are_compared_with_table_6() -> None:
+    rows = [
+        {"arm": "plain20", "mean": 9.5, "paper": None, "difference": None},
+        {"arm": "resnet20", "mean": 8.25, "paper": 8.75, "difference": -0.5},
+        {"arm": "resnet56", "mean": 7.5, "paper": 6.97, "difference": 0.53},
+    ]
+    assert [(net["net"], net["difference"], net["within"]) for net in compared(rows)] == [
+        ("resnet20", -0.5, True),
+        ("resnet56", 0.53, False),
+    ]
 
 
 def test_photos_are_the_same_each_time_and_as_large_as_said(tmp_path: Path) -> None:
