@@ -2,8 +2,8 @@
 
 Twenty, 32, 44, 56 and 110 layers, plain and residual, 64,000 steps each, several runs at a time; the last epoch counts.
 Arithmetic is `engine.precision=bf16`, a departure. Each residual net is compared with Table 6: one seed of each, which
-lies about 0.15 points from its mean. Runs that are in OUT already are not trained again. `--rehearse` makes 200 steps of
-each net on the CPU, which shows that everything runs; its errors mean nothing. Results: bench/results/gpu.json or
+lies about 0.15 points from its mean. Runs that are in OUT already are not trained again. `--rehearse` makes 200 steps
+of each net on the CPU, which shows that everything runs; its errors mean nothing. Results: bench/results/gpu.json or
 gpu-rehearsal.json.
 """
 
