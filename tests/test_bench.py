@@ -14,6 +14,7 @@ from bench.gpu import compared
 from bench.ours import Timed
 from bench.photos import write_photos
 from bench.rounds import compare
+from bench.studies import keep
 from bench.train import CASES, Case
 from plusx.data.loader import Batch
 from plusx.models import count_macs, count_params, create_model
@@ -41,6 +42,16 @@ def test_nets_are_compared_with_table_6() -> None:
         ("resnet20", -0.5, True),
         ("resnet56", 0.53, False),
     ]
+
+
+def test_results_name_the_hardware_of_the_runs(tmp_path: Path) -> None:
+    (tmp_path / "study" / "figures").mkdir(parents=True)
+    for machine, cores in (({"processor": "A", "cores": "1 and 2"}, "1 and 2"), ({}, "unknown")):
+        (tmp_path / "study" / "study.json").write_text(json.dumps({"machine": machine}))
+        keep(tmp_path / "study", tmp_path / "kept")
+        kept = json.loads((tmp_path / "kept" / "study.json").read_text())
+        assert kept["cores"] == cores
+        assert kept["cpu"] == machine.get("processor", "a CPU that they did not record")
 
 
 def test_photos_are_the_same_each_time_and_as_large_as_said(tmp_path: Path) -> None:

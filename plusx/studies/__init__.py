@@ -119,7 +119,7 @@ def study(
     root = next((text.partition("=")[2] for text in overrides if text.startswith("data.root=")), None)
     common = tuple(text for text in overrides if not text.startswith("data.root="))
     arms = chosen.arms(budget, folder / "data", root)
-    refuse_compared(name, arms, common)
+    check_overrides(name, arms, common)
     jobs = [
         Job(name, arm, seed, folder / "runs" / arm.name / f"seed-{seed}", common)
         for seed in range(seeds)
@@ -172,14 +172,17 @@ def get_study(name: str) -> Study:
     return found
 
 
-def refuse_compared(name: str, arms: Sequence[Arm], overrides: Sequence[str]) -> None:
-    """Refuse overrides that would make alike what a study compares.
+def check_overrides(name: str, arms: Sequence[Arm], overrides: Sequence[str]) -> None:
+    """Refuse overrides that would make alike what a study compares, or change nothing.
 
     Raises:
-        ConfigError: a field in which arms differ, all of them at once.
+        ConfigError: fields in which arms differ, or epochs of runs that are counted in steps.
     """
     settings = [Request(**{**arm.train, "overrides": tuple(arm.train.get("overrides", ()))}).changes() for arm in arms]
-    compared = [key for key in parse_overrides(overrides) if any(s.get(key) != settings[0].get(key) for s in settings)]
+    given = parse_overrides(overrides)
+    if "schedule.epochs" in given and any(s.get("schedule.steps") for s in settings):
+        raise ConfigError("--set schedule.epochs: this budget is counted in steps.", "Set schedule.steps.")
+    compared = [key for key in given if any(s.get(key) != settings[0].get(key) for s in settings)]
     if compared:
         message = f"--set {', '.join(compared)}: got a value for every run, but arms of the study {name} differ in it."
         raise ConfigError(message, "Leave it out, or train a setting of your own with `plusx train`.")

@@ -168,6 +168,8 @@ def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
     one = studies.study("colour", out=tmp_path / "one", seeds=1, overrides=changes)
     two = studies.study("colour", out=tmp_path / "two", seeds=1, parallel=2, overrides=changes)
     assert one.table == two.table
+    assert {"torch", "cores", "processor", "system", "date"} <= two.machine.keys()
+    assert (one.machine["threads"], two.machine["threads"]) == ("1", "1")
 
 
 def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
@@ -191,6 +193,12 @@ def test_what_a_study_compares_cannot_be_set_for_every_run(
     with pytest.raises(ConfigError, match=rf"--set {field}: got a value for every run, .* study {name} differ in it"):
         studies.study(name, out=tmp_path, overrides=("engine.batch=16", override))
     assert not (tmp_path / "runs").exists()
+
+
+def test_epochs_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
+    part(tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"--set schedule\.epochs: this budget is counted in steps"):
+        studies.study("mlp", out=tmp_path, overrides=("schedule.epochs=1",))
 
 
 class Untrained:
