@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,12 +58,16 @@ def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
     """What writes a file with the suffix of `path`.
 
     Raises:
-        PlusxError: none of .csv, .jsonl and .parquet.
+        PlusxError: none of .csv, .jsonl and .parquet, or no folder in which it can be made.
     """
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
     suffix = Path(path).suffix
     if suffix not in writers:
         raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.")
+    folder = Path(path).absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if folder.exists() else "does not exist"
+        raise PlusxError(f"{path}: its folder {reason}.", "Make the folder, or choose another --out.")
     return writers[suffix]
 
 

@@ -319,6 +319,12 @@ def test_predict_refuses_a_suffix_before_the_work(run: Path) -> None:
     assert ran == Ran(1, "", "plusx: labels.txt: got the suffix '.txt', expected one of .csv, .jsonl, .parquet.\n")
 
 
+def test_predict_refuses_a_folder_that_is_not_there_before_the_work(run: Path, tmp_path: Path) -> None:
+    ran = plusx("predict", run, tmp_path / "none.png", "--out", tmp_path / "new" / "labels.csv")
+    reason = "its folder does not exist. Make the folder, or choose another --out."
+    assert ran == Ran(1, "", f"plusx: {tmp_path}/new/labels.csv: {reason}\n")
+
+
 def test_names_cannot_steer_the_terminal(run: Path) -> None:
     ran = plusx("predict", run, "a\x1b[31m[bold].png")
     assert "a\\x1b[31m[bold].png: " in ran.err

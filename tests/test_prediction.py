@@ -176,5 +176,8 @@ def test_json_lines_and_parquet_hold_the_answers(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(PlusxError, match=r"got the suffix '\.xls', expected one of \.csv, \.jsonl, \.parquet"):
         write(ANSWERS, tmp_path / "a.xls")
-    with pytest.raises(PlusxError, match="cannot be written: No such file"):
+    with pytest.raises(PlusxError, match="its folder does not exist"):
         write(ANSWERS, tmp_path / "none" / "a.csv")
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(PlusxError, match="cannot be written: Is a directory"):
+        write(ANSWERS, tmp_path / "b.csv")
