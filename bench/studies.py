@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.runs import plusx
-from plusx.studies import STUDIES
+from plusx.studies import STUDIES, get_study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -44,6 +44,8 @@ def page(documents: list[dict[str, Any]]) -> str:
     ]
     for d in documents:
         parts += [f"## {d['name']}\n", f"{d['claim']} ({d['source']}) **{d['verdict'].capitalize()}.**\n"]
+        if d["claim"] != get_study(d["name"]).claim:
+            parts.append("Measured before the study was changed: it makes other runs and claims now.\n")
         parts += [f"- {c['claim']} **{c['verdict'].capitalize()}**: {c['reason']}" for c in d["claims"]]
         parts += ["", "| arm | measure | n | mean | std | paper | difference |", "|---|---|---|---|---|---|---|"]
         parts += [row(r) for r in d["table"]]

@@ -216,6 +216,7 @@ class Facts:
     mirror: bool | None  # whether a mirrored image keeps its label; None when nobody can know
     benchmark: bool  # a named set whose train/test split its authors fixed
     files: bool  # image files rather than arrays in memory
+    aspect: float = 1.0  # median of longer side over shorter side
 
 
 SECTIONS: dict[str, Any] = {n: hint for n, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}

@@ -220,10 +220,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None, allow_no
     found = model_path(Path(path))
     tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
-    try:
-        preprocess = Preprocess.from_dict(document["preprocess"])
-    except (PlusxError, ValueError, TypeError, KeyError) as error:
-        raise ModelFileError(f"{found}: preprocessing that cannot be used: {error}", tensorfile.COPY) from error
+    preprocess = _preprocess(document, found)
     module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
 
@@ -255,15 +252,26 @@ def read(
     return tensors, document, module
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The verified document of a file, without its tensors; empty for a .safetensors file of another program.
+def describe(path: Path) -> tuple[dict[str, Any], Preprocess] | None:
+    """The verified arguments of `create_model` and the evaluation transform; None for files of other programs.
 
     Raises:
-        ModelFileError: damaged.
+        ModelFileError: damaged, or with values that cannot be used.
     """
     with tensorfile.opened(path) as file:
         header = tensorfile.read_header(file, path)
-    return _document(header.metadata, path) if "plusx" in header.metadata else {}
+    if "plusx" not in header.metadata:
+        return None
+    document = _document(header.metadata, path)
+    _empty_network(document["arch"], header, path)
+    return document["arch"], _preprocess(document, path)
+
+
+def _preprocess(document: Mapping[str, Any], path: Path) -> Preprocess:
+    try:
+        return Preprocess.from_dict(document["preprocess"])
+    except (PlusxError, ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"{path}: preprocessing that cannot be used: {error}", tensorfile.COPY) from error
 
 
 def model_path(path: Path) -> Path:

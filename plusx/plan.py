@@ -15,7 +15,6 @@ from plusx.config import Config, DataConfig, Facts
 from plusx.data import Colours, Preprocess
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
-from plusx.models.names import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
 from plusx.weights import Origin
 
@@ -112,10 +111,10 @@ def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:
     Another network that is asked for keeps its own options, and another size is resized to as usual.
     """
     arch, rules = origin.arch, origin.preprocess
-    found = {"data.channels": rules.channels, "data.fit": rules.fit, "data.normalize": "weights"}
+    found = {"data.channels": rules.channels, "data.fit": rules.fit, "data.background": rules.background}
+    found |= {"data.normalize": "weights"}
     if given.get("model.name", arch["name"]) == arch["name"]:
-        standard = {"norm": "batch", "whiten_input": False, **resolve(arch["name"]).options}
-        options = {key: arch[key] for key in OPTIONS if key in arch and arch[key] != standard[key]}
+        options = {"whiten_input": False, **{key: arch[key] for key in OPTIONS if key in arch}}
         found |= {"model.name": arch["name"], **{f"model.{key}": value for key, value in options.items()}}
     if "data.size" not in given:
         found |= {"data.size": rules.size, "data.resize": rules.resize}

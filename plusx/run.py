@@ -519,9 +519,9 @@ def make_trainer(
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     network = start_network(config, dataset, plan.preprocess)
-    from_weights = plan.request.weights is not None and not begun(folder)
-    if from_weights:
-        fill(network, str(plan.request.weights), classes, log)
+    start = None if begun(folder) else plan.request.weights
+    if start is not None:
+        fill(network, start, classes, log)
     common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     train_batches = train_loader(
         dataset.splits["train"],
@@ -554,7 +554,7 @@ def make_trainer(
         on_selected=keep,
         log=log,
         on_step=on_step,
-        save_start=from_weights,
+        save_start=start is not None,
         world=world,
     )
 

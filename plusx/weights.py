@@ -50,13 +50,13 @@ def origin(source: str) -> Origin | None:
     """What a run or model file says of its weights; None for those of other programs.
 
     Raises:
-        ModelFileError: damaged, or not there.
+        ModelFileError: damaged, not there, or with values that cannot be used.
     """
     if source in IMAGENET:
         return None
     path = modelfile.model_path(Path(source))
-    document = {} if pth.is_pickled(path) else modelfile.describe(path)
-    return Origin(document["arch"], Preprocess.from_dict(document["preprocess"])) if document else None
+    found = None if pth.is_pickled(path) else modelfile.describe(path)
+    return Origin(*found) if found else None
 
 
 def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] | None = None) -> list[Loaded]:
@@ -90,10 +90,11 @@ def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] |
     _check_body(source, _body(given, head), _body(here, head), network.arch["name"])
     common = None if classes is None else _common(classes, given_classes or ())
     weight = given.get(f"{head}weight")
-    if weight is not None and weight.shape[1:] != here[f"{head}weight"].shape[1:]:
-        given.pop(f"{head}bias", None)  # of no use to other weights
+    fits = weight is None or weight.shape[1:] == here[f"{head}weight"].shape[1:]
     rows = [
         _load_tensor(name, tensor, given.get(name), common if name.startswith(head) else None)
+        if fits or name != f"{head}bias"
+        else Loaded(name, False, "its weight has another shape")
         for name, tensor in here.items()
     ]
     rows += [Loaded(name, False, "no place in this network") for name in given if name not in here]
@@ -122,7 +123,8 @@ def _check_body(source: str, given: Mapping[str, torch.Size], here: Mapping[str,
         message = (
             f"{source}: weights of another network: {fit} of its {len(given)} tensors fit the {len(here)} of {name}."
         )
-        raise ModelFileError(message, "Choose the --model that the weights were trained for.")
+        hint = "Choose the --model of the weights, or keep of the file what is the network's."
+        raise ModelFileError(message, hint)
 
 
 def _common(classes: Sequence[str], given: Sequence[str]) -> list[tuple[int, int]]:

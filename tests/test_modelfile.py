@@ -215,6 +215,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "mean image of NaN": lambda d: d["preprocess"].update(mean_image=NANS),
     "extra rule": lambda d: d["preprocess"].update(run="rm"),
     "unknown network": lambda d: d["arch"].update(name="os.system"),
+    "no network": lambda d: d["arch"].pop("name"),
     "deep network": lambda d: d["arch"].update(name="resnet6000000002"),
     "wide network": lambda d: d["arch"].update(width=10**12),
     "negative network": lambda d: d["arch"].update(width=-4),
@@ -238,6 +239,10 @@ def test_hostile_documents_are_refused_fast(good: Path, tmp_path: Path, kind: st
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # kB
     assert str(path) in error.value.message
     assert len(str(error.value)) < 800
+    if kind != "other weights":  # which only reading them shows
+        with pytest.raises(ModelFileError) as error:
+            modelfile.describe(path)
+        assert str(path) in error.value.message
 
 
 def test_an_edited_document_is_noticed(good: Path, tmp_path: Path) -> None:

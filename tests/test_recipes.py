@@ -107,12 +107,11 @@ def test_default_recipe(width: int, weights: bool, size: int | None, wanted: str
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "recipe", "wanted"),
-    [(48, 16, "small", "pad"), (16, 48, "small", "pad"), (32, 30, "small", "crop"), (500, 375, "photo", "crop")],
+    ("aspect", "recipe", "wanted"), [(3, "small", "pad"), (1.07, "small", "crop"), (1.33, "photo", "crop")]
 )
-def test_small_images_are_seen_whole(width: int, height: int, recipe: str, wanted: str) -> None:
+def test_small_images_are_seen_whole(aspect: float, recipe: str, wanted: str) -> None:
     """A crop would leave a third of an image of three squares."""
-    facts = configs.dataclasses.replace(DIGITS, width=width, height=height)
+    facts = configs.dataclasses.replace(DIGITS, aspect=aspect)
     assert decide(Request(data="x", recipe=recipe), facts)[0].data.fit == wanted
 
 

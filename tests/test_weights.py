@@ -152,7 +152,7 @@ def test_the_shifts_of_another_head_are_left_out(tmp_path: Path) -> None:
     save_file({**given, "fc.weight": torch.ones(3, 99), "fc.bias": torch.ones(3)}, tmp_path / "w.safetensors")
     why = reasons(load_weights(network(), tmp_path / "w.safetensors"))
     assert why["fc.weight"] == "another shape: [3, 99] in the file, [3, 16] here"
-    assert why["fc.bias"] == "not in the file"
+    assert why["fc.bias"] == "its weight has another shape"
 
 
 class TestOrigin:
@@ -169,26 +169,35 @@ class TestOrigin:
             "model.name": "resnet8",
             "model.width": 4,
             "model.shortcut": "B",
+            "model.stem": "cifar",
+            "model.norm_order": "before",
+            "model.norm": "batch",
             "model.whiten_input": True,
             "data.channels": 3,
             "data.fit": "crop",
+            "data.background": 255,
             "data.normalize": "weights",
             "data.size": 8,
             "data.resize": 8,
         }
 
     def test_what_the_user_sets_comes_first(self, tmp_path: Path) -> None:
-        found = self.settings(tmp_path, "data.size=16", "data.normalize=channel", "model.width=8", shortcut="B")
-        assert found == {"model.name": "resnet8", "model.shortcut": "B", "data.channels": 3, "data.fit": "crop"}
+        given = ("data.size=16", "data.normalize=channel", "model.width=8")
+        found = self.settings(tmp_path, *given, shortcut="B")
+        assert not {field.partition("=")[0] for field in (*given, "data.resize=8")} & found.keys()
+        assert found["model.shortcut"] == "B"
 
     def test_another_network_keeps_its_own_options(self, tmp_path: Path) -> None:
         found = self.settings(tmp_path, "model.name=resnet14", shortcut="B")
         assert not any(field.startswith("model.") for field in found)
 
+    @pytest.mark.parametrize("recipe", [None, "small", "cifar10-fast"])
     @pytest.mark.parametrize(
         ("name", "options"),
         [
             ("resnet11", {"whiten_input": True}),
+            ("resnet18-d", {}),
+            ("resnet20", {}),
             ("preresnet8", {"norm": "none"}),
             ("resnet50-v1.5", {}),
             ("resnet50", {"stride_in": "3x3", "stem": "cifar", "shortcut": "C"}),
@@ -196,10 +205,11 @@ class TestOrigin:
         ],
     )
     def test_the_network_that_goes_on_is_the_weights_own(
-        self, name: str, options: dict[str, Any], tmp_path: Path
+        self, name: str, options: dict[str, Any], recipe: str | None, tmp_path: Path
     ) -> None:
         path = save(tmp_path / "m.safetensors", network(name, **options))
-        config, choices = decide(Request(data="x", weights=str(path)), FACTS, weights.origin(str(path)))
+        request = Request(data="x", weights=str(path), recipe=recipe)
+        config, choices = decide(request, FACTS, weights.origin(str(path)))
         assert all(row.loaded for row in load_weights(make_network(config, 3), path, CLASSES))
         assert Choice("model.name", name, "as the weights were trained") in choices
 

@@ -56,7 +56,7 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
         DataError: none of those files can be read.
     """
     train = dataset.splits["train"]
-    width, height, gray = _shape(train)
+    width, height, aspect, gray = _shape(train)
     if gray and train.paths is not None and config.channels is None:  # a few in colour may lie outside the sample
         gray = all(in_parallel(_seems_gray, train.paths))
     return Facts(
@@ -69,14 +69,15 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
         mirror=dataset.mirror,
         benchmark=dataset.benchmark,
         files=train.images is None,
+        aspect=aspect,
     )
 
 
-def _shape(split: Split) -> tuple[int, int, bool]:
-    """Median width and median height, and whether all are gray, of a sample of files or of all arrays."""
+def _shape(split: Split) -> tuple[int, int, float, bool]:
+    """Median width, height and longer side over shorter, and whether all are gray, of a sample or of all arrays."""
     if split.images is not None:
         _, channels, height, width = split.images.shape
-        return width, height, channels == 1
+        return width, height, max(width, height) / min(width, height), channels == 1
     assert split.paths is not None
     headers = []
     for i in np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(int)):  # examples are sorted by class
@@ -87,7 +88,8 @@ def _shape(split: Split) -> tuple[int, int, bool]:
     if not headers:
         raise DataError(f"none of the files looked at can be read; one of them: {problem.message}", problem.hint)
     width, height = (int(np.median([h[axis] for h in headers])) for axis in (0, 1))
-    return width, height, all(h.mode in GRAY for h in headers)
+    aspect = float(np.median([max(h[:2]) / max(min(h[:2]), 1) for h in headers]))
+    return width, height, aspect, all(h.mode in GRAY for h in headers)
 
 
 def _seems_gray(path: str) -> bool:

@@ -68,7 +68,10 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
 
 
 def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
-    """The images below a folder that the user named; folders in it that cannot be read are left out and named."""
+    """The images below a folder that the user named, links to files elsewhere too.
+
+    Folders in it that cannot be read are left out and named.
+    """
 
     def entries(path: str) -> list[os.DirEntry[str]]:
         try:
@@ -78,7 +81,8 @@ def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
             return []
 
     root = os.path.realpath(folder)
-    return [os.path.join(folder, name) for name in sorted(_walk(root, root, left_out, entries), key=natural_key)]
+    names = _walk(root, root, left_out, entries, far_files=True)
+    return [os.path.join(folder, name) for name in sorted(names, key=natural_key)]
 
 
 def _notes(left_out: Counter[str]) -> tuple[str, ...]:
@@ -153,9 +157,11 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _walk(top: str, root: str, left_out: Counter[str], entries: Lister = _entries) -> list[str]:
+def _walk(
+    top: str, root: str, left_out: Counter[str], entries: Lister = _entries, far_files: bool = False
+) -> list[str]:
     """The image files below `top`, by their paths below `root`, sorted. Each real folder is read once, so that loops of
-    links end."""
+    links end. Links to files outside of `root` count where `far_files` says so, those to folders never."""
     found: list[str] = []
     pending, seen = [top], set()
     while pending:
@@ -180,7 +186,7 @@ def _walk(top: str, root: str, left_out: Counter[str], entries: Lister = _entrie
                 pending.insert(0 if entry.is_symlink() else len(pending), entry.path)  # links last: real names win
             elif not is_image(name):
                 left_out[_other(name)] += 1
-            elif entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
+            elif not far_files and entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
                 left_out["links that leave the folder"] += 1
             elif not entry.is_file():
                 left_out["broken links, pipes or devices"] += 1

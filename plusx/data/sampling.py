@@ -187,8 +187,8 @@ def repeated(
         first: position of the step.
         last: one after its last position.
         positions: (P,) of them.
-        times: that an example comes, in one step, each time beside another that it may be mixed with; an epoch has
-            fewer examples then.
+        times: that an example comes, in one step, each time beside another that it may be mixed with, where a step
+            has an even number of examples, at least twice as many; an epoch has fewer examples then.
 
     Returns:
         (P,) positions in the order; (P,) how often that one came before in this step.

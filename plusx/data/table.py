@@ -18,8 +18,7 @@ COLUMNS = ("path", "label", "split")
 def read(source: str, config: DataConfig) -> Dataset:
     """The rows of a table; paths are relative to its folder, labels are text, other columns are left alone.
 
-    A `|` in any label, or a Parquet column of lists, makes the task "multi"; an image may then have
-    no label.
+    A `|` in any label, or a Parquet column of lists, makes the task "multi"; an image may then have no label.
 
     Raises:
         DataError: a table that cannot be read, lacks a column or has it twice, has empty cells, or a split of another

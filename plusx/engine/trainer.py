@@ -101,7 +101,7 @@ class Trainer:
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those that the optimizer got; it must change nothing. What it writes to disk before it returns is there
-            before the step is saved; if it fails, the step is not saved.
+            before the step is saved; if it fails on rank 0, the step is not saved.
         save_start: write a checkpoint before the first step, since the start cannot be made again.
         world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
             rank 0 alone writes.
@@ -204,9 +204,9 @@ class Trainer:
                                     )
                                 if not config.engine.sync_bn:
                                     world.mean(_statistics(self.module))
-                                self._count(batch.total, right)
                                 if self.on_step is not None:  # a step that it did not see is made again
-                                    self.on_step(at.step, self.module)
+                                    self.on_step(number, self.module)
+                                self._count(batch.total, right)
                             self.log.step(at.step, self.total, epoch + 1, batch.total, loss, at.rate)
                             if self._late or at.step % (config.engine.checkpoint_steps or self.total) == 0:
                                 self._save()

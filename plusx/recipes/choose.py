@@ -8,7 +8,7 @@ from typing import Any
 from plusx.config import Config, Facts, replace
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
-SQUARE = 1.1  # sides differ by no more
+SQUARE = 1.1  # longer over shorter side, up to which a crop to a square is small
 GIB = 1 << 30
 SMALL_MODEL = "resnet11"
 DEEP = 110  # layers that need a warmup to start converging
@@ -91,15 +91,15 @@ def _mode(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
 def _fit(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     if config.data.mode != "small":
         return "crop", "the paper's test crop"
-    if max(facts.width, facts.height) > SQUARE * min(facts.width, facts.height):
-        return "pad", f"images of {facts.width} x {facts.height} px (median) are seen whole, with edges at their sides"
-    return "crop", "square images lose nothing"
+    if facts.aspect > SQUARE:
+        return "pad", f"images {facts.aspect:.2g} times as long as wide (median) are seen whole, with edges added"
+    return "crop", "nearly square images lose next to nothing"
 
 
 def _resize(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     size = config.data.size or 0
     if config.data.mode == "small":
-        return size, "no edge of a small image is cut off before the crop to a square"
+        return size, "small images have no margin to cut off"
     return round(size / 0.875), "the centre crop keeps 7/8 of the shorter side, as in the paper (224 of 256)"
 
 

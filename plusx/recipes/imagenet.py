@@ -38,8 +38,8 @@ def imagenet_modern(facts: Facts) -> Config:
     epoch of 1.28 million has a quarter of them; SGD with rate 0.5 at batch 1,024, weight decay 2e-5 on weights only, 5
     epochs of warmup, a cosine over 600 epochs; averaged weights, which are evaluated at 224 px. Departures, beside a
     reference of eight GPUs with 128 images each: the whole batch has one choice of mixup or cutmix and one share, there
-    each GPU's part has its own; batch norm is over each process's part, 128 images with eight processes alone; the
-    head's biases do not decay; weights are averaged after every step, there after every 32nd, as fast.
+    each GPU's part has its own; batch norm is over each process's part, which is 128 images only with eight processes;
+    the head's biases do not decay; weights are averaged after every step, there after every 32nd, as fast.
 
     Source: torchvision's references/classification, weights IMAGENET1K_V2.
     Cost: 600 epochs; days on eight GPUs. `--epochs 100` rescales the schedule.

@@ -73,8 +73,8 @@ class StudyResult:
     @property
     def command(self) -> str:
         """What makes it again, where the data set is found without `--set data.root=DIR`."""
-        words = ["plusx", "study", self.name, "--budget", self.budget, "--seeds", str(self.seeds)]
-        return shlex.join([*words, *(word for text in self.overrides for word in ("--set", text))])
+        start = ["plusx", "study", self.name, "--budget", self.budget, "--seeds", str(self.seeds)]
+        return shlex.join([*start, *(word for text in self.overrides for word in ("--set", text))])
 
     @property
     def page(self) -> Path:
@@ -128,7 +128,7 @@ def study(
     if parallel > 1:
         train_ahead(jobs, parallel)
     results, seconds = run_all(chosen, jobs)
-    short = budget == "quick" or any(text.startswith("schedule.") for text in common)
+    short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in common)
     verdicts = [claim.verdict(results, short) for claim in chosen.claims]
     holds = together(verdicts)
     result = StudyResult(
@@ -203,14 +203,6 @@ class Job(NamedTuple):
         settings = dict(self.arm.train) | {"overrides": (*self.arm.train.get("overrides", ()), *self.overrides)}
         return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
 
-    def macs(self) -> int:
-        """Multiply-adds of an image of 32 px: how long the run takes beside the others, which have as many steps."""
-        changes = parse_overrides(self.arm.train.get("overrides", ()))
-        options = {key.removeprefix("model."): value for key, value in changes.items() if key.startswith("model.")}
-        with torch.device("meta"):
-            network = create_model(self.arm.train["model"], 10, size=32, **options)
-        return count_macs(network, (3, 32, 32))
-
 
 def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
     """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training."""
@@ -224,8 +216,23 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
     return results, seconds
 
 
+def longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """By seed, then by the network's multiply-adds, since all runs of a study have as many steps."""
+    cost = {arm.name: _macs(arm) for arm in {job.arm.name: job.arm for job in jobs}.values()}
+    return sorted(jobs, key=lambda job: (job.seed, -cost[job.arm.name]))
+
+
+def _macs(arm: Arm) -> int:
+    """Multiply-adds of an image of 32 px."""
+    changes = parse_overrides(arm.train.get("overrides", ()))
+    options = {key.removeprefix("model."): value for key, value in changes.items() if key.startswith("model.")}
+    with torch.device("meta"):
+        network = create_model(arm.train["model"], 10, size=32, **options)
+    return count_macs(network, (3, 32, 32))
+
+
 def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
-    """Train all runs, several at a time, each in a process of its own; the longest start first, so that none is last.
+    """Train all runs, several at a time, each in a process of its own; of a seed the longest first.
 
     Raises:
         PlusxError: the first failure; the others are trained all the same.
@@ -233,7 +240,7 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
     spawn = multiprocessing.get_context("spawn")  # a fork would share the threads' locks
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     with ProcessPoolExecutor(parallel, spawn, torch.set_num_threads, (threads,)) as pool:
-        failures = [failure for failure in pool.map(_train, sorted(jobs, key=Job.macs, reverse=True)) if failure]
+        failures = [failure for failure in pool.map(_train, longest_first(jobs)) if failure]
     if failures:
         raise PlusxError(*failures[0])
 

@@ -174,8 +174,8 @@ def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
 
 def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
     part(tmp_path / "data")
-    with pytest.raises(PlusxError, match=r"engine\.batch"):
-        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.batch=0",))
+    with pytest.raises(PlusxError, match=r"engine\.device: got 'cuda:9'"):  # which only a run finds out
+        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.device=cuda:9",))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,11 @@ def test_a_study_names_the_surroundings_of_its_runs(tmp_path: Path, monkeypatch:
 def test_of_runs_side_by_side_the_longest_start_first(tmp_path: Path) -> None:
     part(tmp_path)
     arms = studies.get_study("degradation").arms("paper", tmp_path, None)
-    order = sorted((studies.Job("degradation", arm, 0, tmp_path, ()) for arm in arms), key=studies.Job.macs)
-    assert [job.arm.name for job in order[-3:]] == ["resnet56", "plain110", "resnet110"]
+    jobs = [studies.Job("degradation", arm, seed, tmp_path, ()) for seed in range(2) for arm in arms]
+    found = [(job.seed, job.arm.name) for job in studies.longest_first(jobs)]
+    assert found[:3] == [(0, "resnet110"), (0, "plain110"), (0, "resnet56")]
+    assert found[len(arms)] == (1, "resnet110")
+    assert sorted(found) == sorted((job.seed, job.arm.name) for job in jobs)
 
 
 def test_unknown_studies_and_budgets_are_told() -> None:
