@@ -204,9 +204,9 @@ class Trainer:
                                     )
                                 if not config.engine.sync_bn:
                                     world.mean(_statistics(self.module))
-                                if self.on_step is not None:  # a step that it did not see is made again
-                                    self.on_step(number, self.module)
                                 self._count(batch.total, right)
+                                if self.on_step is not None:  # a step that it did not see is made again
+                                    self.on_step(at.step, self.module)
                             self.log.step(at.step, self.total, epoch + 1, batch.total, loss, at.rate)
                             if self._late or at.step % (config.engine.checkpoint_steps or self.total) == 0:
                                 self._save()
