@@ -430,8 +430,13 @@ def make_preprocess(
     if kind == "weights" and given is None:
         message = "data.normalize: got weights, but no --weights say how images were normalised"
         raise ConfigError(message, "Give a run or a model file, or choose another normalisation.")
-    other = given is not None and given.channels != rules.channels
-    if (kind == "imagenet" and rules.channels != 3) or (kind == "weights" and other):
+    notes = []
+    if kind == "weights" and given is not None and given.channels != rules.channels:
+        notes.append(
+            f"mean and standard deviation are the set's own: those of the weights are of {given.channels} channels"
+        )
+        kind = "channel"
+    if kind == "imagenet" and rules.channels != 3:
         kind = "channel"
     found, own_colours = None, augment.colour > 0 and augment.colours == "train"
     if kind == "channel" or own_colours:
@@ -450,7 +455,7 @@ def make_preprocess(
     colours = None
     if augment.colour:
         colours = Colours.of(found.covariance) if found and own_colours else IMAGENET_COLOURS
-    return rules, colours, found.notes if found else ()
+    return rules, colours, (*notes, *(found.notes if found else ()))
 
 
 def plain_preprocess(data: DataConfig) -> Preprocess:

@@ -429,6 +429,16 @@ def test_a_run_goes_on_with_the_network_and_the_pixels_that_its_weights_know(tmp
     assert {**new.meta["arch"], "num_classes": 10, "zero_init_last": True} == old.meta["arch"]
 
 
+def test_weights_of_another_number_of_channels_do_not_normalise(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
+    assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS).code == 0
+    words = ("--weights", tmp_path / "run", "--set", "data.channels=3", "--set", "schedule.steps=1")
+    ran = plusx("train", data, "--out", tmp_path / "fine", *words)
+    assert ran.code == 0, ran.err
+    assert "note: mean and standard deviation are the set's own: those of the weights are of 1 channels" in ran.err
+    assert len(package.load(tmp_path / "fine").preprocess.mean) == 3
+
+
 def test_a_run_outlives_the_weights_that_it_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are in its first checkpoint, from before the first step; the end is that of a run without a stop."""
     data = class_folders(tmp_path / "data", {"3": 6, "bee": 6})
