@@ -45,8 +45,8 @@ class DataConfig:
     fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
     normalize: str = option(
-        "mean and standard deviation of each channel: the set's own, ImageNet's, those of the weights to start from; or "
-        "the mean of each pixel (paper)",
+        "mean and standard deviation of each channel: the set's own, ImageNet's, those of the weights to start from; "
+        "or the mean of each pixel (paper)",
         "channel",
         choices=("channel", "imagenet", "weights", "pixel", "none"),
     )
