@@ -48,6 +48,16 @@ def test_folders_globs_and_files_in_natural_order(tmp_path: Path) -> None:
     assert find_images(tmp_path / "[x].png") == [str(tmp_path / "[x].png")]
 
 
+def test_a_folder_of_links_to_files_elsewhere_is_answered(tmp_path: Path) -> None:
+    """A store of files, with folders that link to some of them, is a usual layout."""
+    picture(tmp_path / "store" / "1.png")
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "cat.png").symlink_to(tmp_path / "store" / "1.png")
+    notes: list[str] = []
+    assert find_images(tmp_path / "chosen", notes.append) == [str(tmp_path / "chosen" / "cat.png")]
+    assert notes == []
+
+
 def test_what_is_left_out_of_folders_is_told(
     tmp_path: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
