@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+TOOLS := $(VENV)/installed-tools
 TWO := -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the shell says: without them, each start of a process compiles PyTorch's anew.
@@ -26,7 +27,7 @@ test-all: lint ## the same with the slow tests
 	@echo "[test-all] pytest, with the slow tests, two at a time"
 	@$(BIN)/python -m pytest $(TWO)
 
-lint: $(INSTALLED) ## formatting, lint and types: the commands of .pre-commit-config.yaml
+lint: $(TOOLS) ## formatting, lint and types: the commands of .pre-commit-config.yaml
 	@echo "[lint] ruff format, ruff check, mypy"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -41,16 +42,16 @@ studies: $(INSTALLED) ## run all nine studies at their quick budget, an hour on 
 gpu: $(INSTALLED) ## Table 6 and its plain twins at the paper's own budget, on a GPU; writes bench/results/gpu.json
 	@$(BIN)/python -m bench.gpu table6
 
-faults-quick: $(INSTALLED) ## inject most faults into training a few times, minutes; writes docs/reliability.md and JSON
+faults-quick: $(TOOLS) ## inject most faults into training a few times, minutes; writes docs/reliability.md and JSON
 	@$(BIN)/python -m bench.faults quick
 
-faults: $(INSTALLED) ## the full figures, hours; writes bench/results/faults.json and docs/reliability.md
+faults: $(TOOLS) ## the full figures, hours; writes bench/results/faults.json and docs/reliability.md
 	@$(BIN)/python -m bench.faults full
 
-golden: $(INSTALLED) ## record the golden losses again, after a change that is meant to move them
+golden: $(TOOLS) ## record the golden losses again, after a change that is meant to move them
 	@$(BIN)/python -m tests.golden
 
-format: $(INSTALLED) ## rewrite the sources in the project's format
+format: $(TOOLS) ## rewrite the sources in the project's format
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format .
 
@@ -58,13 +59,19 @@ clean: ## delete the environment, builds and caches; runs and results stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment, made once and brought up to date when the dependencies change.
+# The environment, made once and brought up to date when the dependencies change; what only developers need comes after.
+INSTALL := $(BIN)/python -m pip install -qq --no-input --no-compile -c constraints.txt
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "plusx needs Python 3.11 or later, and '$(PYTHON)' is not one." >&2; \
 	  echo "Install one, or name it: make PYTHON=python3.12 $(or $(MAKECMDGOALS),test)" >&2; exit 1; }
 	@echo "[install] PyTorch and the other dependencies into $(VENV): 6 GB on disk, once, 1 to 4 minutes"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --no-input --no-compile -c constraints.txt -e '.[dev]'
+	@$(INSTALL) -e .
 	@touch $@
 	@echo "[install] done"
+
+$(TOOLS): $(INSTALLED)
+	@echo "[install] pytest, ruff, mypy and others that tests and checks need"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@

@@ -164,6 +164,7 @@ class EngineConfig:
     precision: str = option("arithmetic of convolutions in training", "auto", choices=("auto", "fp32", "bf16"))
     channels_last: bool = option("memory format N H W C", True)
     compile: bool = option("torch.compile the network", False)
+    cuda_graphs: bool = option("replay the passes over full batches, in a run of one process on a GPU", False)
     sync_bn: bool = option("batch norm over the images of all processes, not of each alone", False)
     ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0, below=1)
     precise_bn: int = option(
@@ -399,6 +400,13 @@ def _cross_problems(config: Config) -> list[str]:
             "data.normalize other than pixel": config.data.normalize != "pixel",
         }
         problems += [f"augment.size: needs {name}" for name, met in needed.items() if not met]
+    if config.engine.cuda_graphs:
+        needed = {
+            "engine.device=cuda": (device or "cuda").startswith("cuda"),
+            "engine.accumulate=1": config.engine.accumulate == 1,
+            "engine.compile=false": not config.engine.compile,
+        }
+        problems += [f"engine.cuda_graphs: needs {name}" for name, met in needed.items() if not met]
     if config.optim.precondition != "none":
         needed = {"optim.name=sgd": config.optim.name == "sgd", "engine.compile=false": not config.engine.compile}
         problems += [f"optim.precondition: needs {name}" for name, met in needed.items() if not met]

@@ -11,6 +11,7 @@ from torchvision import models
 from bench import plain
 from bench.__main__ import RESULTS
 from bench.gpu import compared
+from bench.gpu import keep as keep_row
 from bench.ours import Timed
 from bench.photos import write_photos
 from bench.rounds import compare
@@ -33,15 +34,19 @@ def test_both_sides_train_the_same_network(ours: str, peer: str, size: int) -> N
 
 
 def test_nets_are_compared_with_table_6() -> None:
-    rows = [
-        {"arm": "plain20", "mean": 9.5, "paper": None, "difference": None},
-        {"arm": "resnet20", "mean": 8.25, "paper": 8.75, "difference": -0.5},
-        {"arm": "resnet56", "mean": 7.5, "paper": 6.97, "difference": 0.53},
-    ]
-    assert [(net["net"], net["difference"], net["within"]) for net in compared(rows)] == [
-        ("resnet20", -0.5, True),
-        ("resnet56", 0.53, False),
-    ]
+    found = {net: compared(net, error) for net, error in (("plain20", 9.5), ("resnet20", 8.25), ("resnet56", 7.5))}
+    assert {net: (row["paper"], row["difference"], row["within"]) for net, row in found.items()} == {
+        "plain20": (None, None, None),
+        "resnet20": (8.75, -0.5, True),
+        "resnet56": (6.97, 0.53, False),
+    }
+
+
+def test_a_table_made_in_parts_is_one_table(tmp_path: Path) -> None:
+    for net, error in (("resnet20", 9.0), ("plain20", 9.5), ("resnet20", 8.5)):
+        keep_row(tmp_path / "gpu.json", {"net": net, **compared(net, error)}, "command")
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(row["net"], row["test_error"]) for row in document["nets"]] == [("plain20", 9.5), ("resnet20", 8.5)]
 
 
 def test_results_name_the_hardware_of_the_runs(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ UNFIT = {
 }
 
 
+def test_cuda_graphs_need_a_gpu_and_whole_batches() -> None:
+    asked = ("engine.cuda_graphs=true", "engine.device=cpu", "engine.accumulate=2", "engine.compile=true")
+    found = message(lambda: changed(*asked))
+    assert found.count("engine.cuda_graphs: needs") == 3
+    for needed in ("engine.device=cuda", "engine.accumulate=1", "engine.compile=false"):
+        assert f"engine.cuda_graphs: needs {needed}" in found
+    assert changed("engine.cuda_graphs=true", "engine.device=cuda:1").engine.cuda_graphs
+
+
 def message(call: Callable[[], Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         call()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plusx.config import Config
 from plusx.engine import checkpoint
 from plusx.engine.distributed import ALONE, RankError, World, shared
+from plusx.engine.graphs import Graphed
 from plusx.engine.log import Log, Row, describe
 from plusx.engine.metrics import Metrics
 from plusx.engine.optim import (
@@ -33,7 +34,7 @@ from plusx.engine.schedule import SoFar, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
-from plusx.errors import ModelFileError, PlusxError, TrainingError
+from plusx.errors import ConfigError, ModelFileError, PlusxError, TrainingError
 
 T = TypeVar("T")
 OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
@@ -105,6 +106,9 @@ class Trainer:
         save_start: write a checkpoint before the first step, since the start cannot be made again.
         world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
             rank 0 alone writes.
+
+    Raises:
+        ConfigError: CUDA graphs in a run of several processes; what `build_optimizer` refuses.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class Trainer:
         save_start: bool = False,
         world: World = ALONE,
     ) -> None:
+        if config.engine.cuda_graphs and world.size > 1:
+            raise ConfigError(f"engine.cuda_graphs: got {world.size} processes, expected one.", "Leave it out.")
         assert config.engine.precision != "auto", "run resolves the precision"
         assert config.engine.select is not None, "recipes.choose resolves the selection"
         self.config, self.task, self.watched, self.data = config, task, watched, data
@@ -140,8 +146,7 @@ class Trainer:
         self.optimizer = build_optimizer(module, config.optim)  # freezes, before ranks agree whose gradients they share
         asked = config.optim.precondition != "none"
         self.preconditioner = Preconditioner(module, self.optimizer, config.optim.damping, world) if asked else None
-        net = shared(module, world)
-        self.net: nn.Module = torch.compile(net) if config.engine.compile else net  # type: ignore[assignment]
+        self.net = self._wrapped()
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
@@ -217,6 +222,14 @@ class Trainer:
                 self._leave(error, signals.received)
                 raise
         return self._result()
+
+    def _wrapped(self) -> nn.Module:
+        """The network as steps call it."""
+        engine, net = self.config.engine, shared(self.module, self.world)
+        if engine.cuda_graphs:
+            return Graphed(net, engine.batch or 0)
+        compiled: nn.Module = torch.compile(net) if engine.compile else net  # type: ignore[assignment]
+        return compiled
 
     def _evaluation_due(self) -> bool:
         at, period = self.at, self.train.steps_per_epoch * self.config.engine.evaluate_every

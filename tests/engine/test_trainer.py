@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from plusx.engine import checkpoint
+from plusx.engine.distributed import World
 from plusx.engine.infer import measure
 from plusx.engine.stop import Stopped
-from plusx.errors import DataError, ModelFileError, TrainingError
+from plusx.engine.trainer import Trainer
+from plusx.errors import ConfigError, DataError, ModelFileError, TrainingError
 from tests.engine.tiny import CLASSES, Eval, Train, at_batch, run, tiny_config
 
 
@@ -223,6 +226,29 @@ def test_compiled_networks_train_and_keep_their_names(
     assert trainer.module.state_dict().keys() == plain.module.state_dict().keys()
     saved = checkpoint.load(trainer.folder / "step-000000015.safetensors").tensors
     assert not [name for name in saved if "_orig" in name]
+
+
+def test_replayed_steps_are_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run(tmp_path / "plain")[0]
+    plain.fit()
+    shapes: list[torch.Size] = []
+
+    def record(module: nn.Module, sample: tuple[Tensor]) -> nn.Module:
+        shapes.append(sample[0].shape)
+        return module
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    trainer = run(tmp_path / "replayed", tiny_config(engine__cuda_graphs=True, engine__device="cuda"))[0]
+    trainer.fit()
+    assert [shape[0] for shape in shapes] == [trainer.config.engine.batch]
+    final = trainer.module.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in plain.module.state_dict().items())
+
+
+def test_replayed_steps_are_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.engine.tiny.Trainer", functools.partial(Trainer, world=World(0, 2)))
+    with pytest.raises(ConfigError, match=r"engine\.cuda_graphs: got 2 processes, expected one"):
+        run(tmp_path, tiny_config(engine__cuda_graphs=True, engine__device="cuda"))
 
 
 def test_another_error_in_a_step_saves_nothing(tmp_path: Path) -> None:

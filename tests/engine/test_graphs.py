@@ -1,0 +1,88 @@
+"""Replayed passes: which are recorded, and that they change nothing."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plusx.engine.graphs import Graphed
+from plusx.models import create_model
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """What was recorded; the replay here runs it, after three passes that warm up, as PyTorch's does."""
+    found: list[nn.Module] = []
+
+    def record(module: nn.Module, sample: tuple[Tensor]) -> Callable[[Tensor], Tensor]:
+        assert not torch.is_autocast_enabled("cpu") or not torch.is_autocast_cache_enabled()
+        found.append(module)
+        for _ in range(3):
+            module(*sample)
+        return module
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    return found
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("resnet8", 3, stem="cifar")
+
+
+def test_full_batches_are_recorded_once_and_nothing_else_is(recorded: list[nn.Module]) -> None:
+    module = network()
+    net = Graphed(module, 4)
+    net(torch.randn(3, 3, 8, 8))
+    module.eval()
+    net(torch.randn(4, 3, 8, 8))
+    module.train()
+    hook = module.get_submodule("layer1").register_forward_pre_hook(lambda *_: None)
+    net(torch.randn(4, 3, 8, 8))
+    assert recorded == []
+    hook.remove()
+    for _ in range(2):
+        net(torch.randn(4, 3, 8, 8))
+    assert len(recorded) == 1
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_recording_leaves_statistics_and_answers_as_they_are(recorded: list[nn.Module], enabled: bool) -> None:
+    plain, module = network(), network()
+    net = Graphed(module, 4)
+    for _ in range(2):
+        images = torch.randn(4, 3, 8, 8)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert torch.equal(net(images), plain(images))
+    for own, expected in zip(module.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(own, expected)
+    assert len(recorded) == 1
+
+
+@gpu
+@pytest.mark.parametrize("name", ["resnet8", "plain8", "preresnet8"])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_replayed_training_has_the_same_bits(name: str, enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    torch.manual_seed(0)
+    start = create_model(name, 3).to("cuda", memory_format=torch.channels_last)
+    batches = [torch.randn(n, 3, 32, 32, device="cuda").to(memory_format=torch.channels_last) for n in (8, 8, 5, 8)]
+    ends = []
+    for wrapped in (False, True):
+        module = copy.deepcopy(start)
+        net = Graphed(module, 8) if wrapped else module
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+        for images in batches:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+                logits = net(images)
+            F.cross_entropy(logits.float(), torch.arange(len(images), device="cuda") % 3).backward()
+            optimizer.step()
+        ends.append(module.state_dict())
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
