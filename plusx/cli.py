@@ -501,6 +501,8 @@ def _print_study(result: Any) -> None:
         for r in result.table
     )
     _print_table(("arm", "measure", "n", "mean", "std", "minus the paper's"), rows)
+    for one in result.diverged:
+        _say(f"{one['arm']}, seed {one['seed']}, diverged: {one['reason']}")
 
 
 def _signed(value: float | None) -> str:

@@ -56,3 +56,7 @@ class ModelFileError(PlusxError):
 
 class TrainingError(PlusxError):
     """A training run that cannot go on: a loss that is not finite, a full disk, a lost worker."""
+
+
+class DivergedError(TrainingError):
+    """A training run whose loss or gradients are NaN or infinite."""

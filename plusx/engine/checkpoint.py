@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plusx.engine import tensorfile
-from plusx.errors import ModelFileError, TrainingError
+from plusx.errors import DivergedError, ModelFileError, TrainingError
 
 FORMAT = 1
 KEPT = 2
@@ -33,12 +33,12 @@ def save(folder: Path, step: int, document: Mapping[str, Any], tensors: Mapping[
     """Writes a checkpoint, reads it back, and then removes all but the newest two up to this step.
 
     Raises:
-        TrainingError: a value that is not finite, which is never written, or a disk that cannot take it; the
-            checkpoints before are still there.
+        DivergedError: a value that is not finite, which is never written.
+        TrainingError: a disk that cannot take it; the checkpoints before are still there.
     """
     odd = tensorfile.unusable(tensors)
     if odd:
-        raise TrainingError(f"step {step}: no checkpoint is written, {odd}.", "Lower optim.lr; the last one is good.")
+        raise DivergedError(f"step {step}: no checkpoint is written, {odd}.", "Lower optim.lr; the last one is good.")
     text = json.dumps({"format": FORMAT, **document}, allow_nan=False).encode()
     everything = {**tensors, DOCUMENT: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     path = folder / f"step-{step:09d}.safetensors"

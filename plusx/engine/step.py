@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from plusx.config import Config
 from plusx.engine.distributed import ALONE, World
 from plusx.engine.metrics import Metrics
-from plusx.errors import TrainingError
+from plusx.errors import DivergedError
 
 SHOWN = 8  # example ids in a message
 
@@ -41,7 +41,7 @@ class TrainBatch(Batch, Protocol):
         """Examples of the step over all processes."""
 
 
-class NonFiniteError(TrainingError):
+class NonFiniteError(DivergedError):
     """A loss or gradient that is NaN or infinite.
 
     Attributes:

@@ -34,7 +34,7 @@ from plusx.engine.schedule import SoFar, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
-from plusx.errors import ConfigError, ModelFileError, PlusxError, TrainingError
+from plusx.errors import ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
 
 T = TypeVar("T")
 OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
@@ -170,7 +170,8 @@ class Trainer:
         depends on nothing else.
 
         Raises:
-            TrainingError: a loss that is not finite, a full disk, too little memory.
+            DivergedError: a loss or gradients that are not finite.
+            TrainingError: a full disk, too little memory.
             Stopped: after a signal, when the state is saved.
         """
         self._resume()
@@ -352,7 +353,7 @@ class Trainer:
         if not math.isfinite(metrics.loss):
             self._exact = False
             message = f"step {at.step}: the loss on {self.watched} is not finite."
-            raise TrainingError(message, "Lower optim.lr; the last checkpoint is good.")
+            raise DivergedError(message, "Lower optim.lr; the last checkpoint is good.")
         row = self._row(self.watched, metrics, metrics.n / seconds)
         rows = [self._train_row(), row]
         better = at.best is None or (row["top1"], -row["loss"]) > (at.best["top1"], -at.best["loss"])

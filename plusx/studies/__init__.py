@@ -18,11 +18,11 @@ import torch
 
 from plusx.config import parse_overrides
 from plusx.engine import Log
-from plusx.errors import ConfigError, PlusxError
+from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.models import count_macs, create_model
 from plusx.plan import Request, write_json
 from plusx.run import Run, train
-from plusx.studies.core import Arm, Results, Study, spread, together, values, words
+from plusx.studies.core import Arm, Diverged, Judged, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
 from plusx.studies.machine import machine
 from plusx.studies.page import write_figures, write_page
@@ -50,7 +50,8 @@ class StudyResult:
         folder: with `study.json`, `index.html`, `figures/` and a run folder for each arm and seed in `runs/`.
         holds: True or False; None when not decided at this budget.
         claims: its parts, `{claim, holds, verdict, reason}`.
-        table: rows `{arm, measure, n, mean, std, paper, difference}`.
+        table: rows `{arm, measure, n, mean, std, paper, difference}`; n is of the runs that ended.
+        diverged: runs whose numbers became infinite or NaN, `{arm, seed, reason}`; claims about these arms stay open.
         seconds: of training, all runs together, those of earlier parts too.
         machine: what the runs were made with, as they recorded it.
         overrides: `section.field=value` that changed every run from its budget.
@@ -66,6 +67,7 @@ class StudyResult:
     verdict: str
     claims: tuple[dict[str, Any], ...]
     table: tuple[dict[str, Any], ...]
+    diverged: tuple[dict[str, Any], ...]
     seconds: float
     machine: dict[str, str]
     overrides: tuple[str, ...]
@@ -84,7 +86,8 @@ class StudyResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `plusx study --json` prints them."""
         plain = dataclasses.asdict(self) | {"folder": str(self.folder), "page": str(self.page)}
-        return plain | {"claims": list(self.claims), "table": list(self.table), "overrides": list(self.overrides)}
+        lists = ("claims", "table", "diverged", "overrides")
+        return plain | {name: list(getattr(self, name)) for name in lists}
 
 
 def study(
@@ -127,9 +130,10 @@ def study(
     ]
     if parallel > 1:
         train_ahead(jobs, parallel)
-    results, seconds = run_all(chosen, jobs)
+    results, diverged, seconds = run_all(chosen, jobs)
     short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in common)
-    verdicts = [claim.verdict(results, short) for claim in chosen.claims]
+    judged = Judged(results, diverged)
+    verdicts = [claim.verdict(judged, short) for claim in chosen.claims]
     holds = together(verdicts)
     result = StudyResult(
         folder=folder,
@@ -150,6 +154,7 @@ def study(
             for claim, verdict in zip(chosen.claims, verdicts, strict=True)
         ),
         table=tuple(table(chosen, arms, results)),
+        diverged=tuple(one._asdict() for one in diverged),
         seconds=round(seconds, 1),
         machine=machine([job.out for job in jobs]),
         overrides=common,
@@ -204,16 +209,24 @@ class Job(NamedTuple):
         return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
 
 
-def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, float]:
-    """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training."""
-    log, seconds = Log(None), 0.0
+def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged], float]:
+    """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training.
+
+    A run that diverges is a result too: it is told, and the others go on.
+    """
+    log, seconds, diverged = Log(None), 0.0, []
     results: dict[str, list[Measured]] = {job.arm.name: [] for job in jobs}
     for count, job in enumerate(jobs, 1):
         log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}")
-        run = job.train()
+        try:
+            run = job.train()
+        except DivergedError as error:
+            log.line(f"{job.arm.name}, seed {job.seed}, diverged: {error.message}")
+            diverged.append(Diverged(job.arm.name, job.seed, error.message))
+            continue
         results[job.arm.name].append(chosen.measure(run))
         seconds += run.seconds
-    return results, seconds
+    return results, diverged, seconds
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
@@ -249,6 +262,8 @@ def _train(job: Job) -> tuple[str, str] | None:
     """Train in a worker; an error crosses processes as its words."""
     try:
         job.train()
+    except DivergedError:  # told when all runs are measured
+        return None
     except PlusxError as error:
         return error.message, error.hint
     return None
@@ -259,7 +274,8 @@ def table(chosen: Study, arms: Sequence[Arm], results: Results) -> list[dict[str
     rows = []
     for arm in arms:
         for measure in chosen.measures:
-            if not all(measure in run.values for run in results[arm.name]):
+            runs = results[arm.name]
+            if not runs or any(measure not in run.values for run in runs):
                 continue
             found, paper = spread(values(results, arm.name, measure)), arm.paper.get(measure)
             rows.append(

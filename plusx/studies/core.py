@@ -66,7 +66,33 @@ class Verdict(NamedTuple):
 
 
 Results = Mapping[str, Sequence[Measured]]
-"""Arm -> what its runs gave, one entry a seed."""
+"""Arm -> what its runs gave, one entry a seed; runs that diverged gave nothing."""
+
+
+class Diverged(NamedTuple):
+    """A run whose loss or gradients became infinite or NaN, and what it said then."""
+
+    arm: str
+    seed: int
+    reason: str
+
+
+class IncompleteError(Exception):
+    """A claim asks for an arm of which runs diverged."""
+
+
+class Judged(dict[str, Sequence[Measured]]):
+    """Results as claims see them: an arm of which a run diverged cannot be had; what is left of it says too little."""
+
+    def __init__(self, results: Results, diverged: Sequence[Diverged]) -> None:
+        super().__init__(results)
+        self._diverged = {one.arm: one for one in reversed(diverged)}
+
+    def __getitem__(self, arm: str) -> Sequence[Measured]:
+        if arm in self._diverged:
+            _, seed, reason = self._diverged[arm]
+            raise IncompleteError(f"{arm} diverged, seed {seed}: {reason}")
+        return super().__getitem__(arm)
 
 
 class Claim(NamedTuple):
@@ -77,8 +103,11 @@ class Claim(NamedTuple):
     early: bool = False  # it speaks of the start or the course of training, so that short runs can refute it
 
     def verdict(self, results: Results, short: bool) -> Verdict:
-        """The judgement; short runs do not refute what is said of trained nets."""
-        found = self.judge(results)
+        """The judgement; short runs do not refute what is said of trained nets, one that diverged leaves it open."""
+        try:
+            found = self.judge(results)
+        except IncompleteError as error:
+            return Verdict(None, str(error))
         refuted = found.holds is False and short and not self.early
         return Verdict(None, found.reason, opposite=True) if refuted else found
 

@@ -56,12 +56,13 @@ def draw_lines(axes: Any, figure: Figure, results: Results) -> None:
         axes.plot(xs, [fmean(column) for column in columns], style, color=colour, lw=2, label=arm)
         axes.fill_between(xs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15)
     axes.set_xlabel(figure.x)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
 
 
 def draw_bars(axes: Any, figure: Figure, results: Results) -> None:
     """A bar for each arm: the mean over seeds, with its standard deviation and each run as a dot."""
-    arms = [arm for arm, runs in results.items() if all(figure.measure in run.values for run in runs)]
+    arms = [arm for arm, runs in results.items() if runs and all(figure.measure in run.values for run in runs)]
     for i, arm in enumerate(arms):
         found = values(results, arm, figure.measure)
         total = spread(found)

@@ -18,9 +18,9 @@ import torch
 import plusx.studies as studies
 from plusx.config import DataConfig
 from plusx.data import open_dataset
-from plusx.errors import ConfigError, PlusxError
+from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.plan import Request, decide
-from plusx.studies.core import Arm, Claim, Figure, Study, lower
+from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.data import halved
 from tests.studies.making import part
@@ -93,6 +93,44 @@ def test_again_nothing_is_trained_and_more_seeds_add_to_what_is_there(tmp_path: 
     studies.study("tiny", out=tmp_path, seeds=2)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 4
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_run_that_diverges_is_a_result_and_decides_nothing(
+    parallel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = studies.train
+
+    def diverging(**settings: Any) -> Any:
+        wild = settings["out"] == tmp_path / "runs" / "fast" / "seed-1"
+        return train(**settings | {"overrides": (*settings["overrides"], *["optim.lr=1e30"] * wild)})
+
+    monkeypatch.setattr(studies, "train", diverging)
+    slow = Claim("The slow one errs.", lambda r: limit(r, "test_error", "slow", above=0))
+    chosen = dataclasses.replace(tiny(), claims=(*tiny().claims, slow))
+    monkeypatch.setattr(studies, "get_study", lambda name: chosen)
+    monkeypatch.setattr(studies, "train_ahead", lambda jobs, parallel: [studies._train(job) for job in jobs])
+    result = studies.study("tiny", out=tmp_path, seeds=3, parallel=parallel)
+    assert [(one["arm"], one["seed"]) for one in result.diverged] == [("fast", 1)]
+    assert result.diverged[0]["reason"].startswith("step 1: no checkpoint is written, model/")
+    assert [claim["holds"] for claim in result.claims] == [None, True]
+    assert result.claims[0]["reason"] == f"fast diverged, seed 1: {result.diverged[0]['reason']}"
+    assert {(row["arm"], row["n"]) for row in result.table} == {("slow", 3), ("fast", 2)}
+    assert "fast, seed 1, diverged: step " in result.page.read_text()
+    assert json.loads((tmp_path / "study.json").read_text()) == result.to_dict()
+
+
+def test_a_study_whose_runs_all_diverge_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(*, out: Path, **_: Any) -> Any:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text('{"versions": {}}')
+        raise DivergedError("step 3: the loss is nan.", "Lower optim.lr.")
+
+    monkeypatch.setattr(studies, "train", diverging)
+    monkeypatch.setattr(studies, "get_study", lambda name: tiny())
+    result = studies.study("tiny", out=tmp_path, seeds=1)
+    assert (len(result.diverged), result.table, result.holds) == (2, (), None)
+    assert "slow, seed 0, diverged: step 3: the loss is nan." in result.page.read_text()
 
 
 KILLED = """
