@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plusx.config import AugmentConfig
 from plusx.data import augment as augment_module
+from plusx.data.colour import Colours
 from plusx.data.dataset import Split
 from plusx.data.decode import decode
 from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
@@ -104,6 +106,23 @@ def test_arrays_in_both_modes(arrays: Split, mode: str) -> None:
         assert batches[0].images.dtype == torch.float32
         soft = "mixup" in options or "cutmix" in options
         assert batches[0].targets.shape == ((4, 3) if soft else (4,))
+
+
+@pytest.mark.parametrize(
+    "changes", [*CROPS, {"crop": "translate", "colour": 0.1}], ids=lambda changes: ", ".join(changes)
+)
+def test_batches_are_made_on_a_gpu(changes: dict[str, Any], arrays: Split) -> None:
+    """Tensors without values, which need no GPU, refuse to mix two devices as real ones do."""
+    importlib.import_module("plusx.data.trivial")  # makes a table of numbers, which takes values
+    rules, augment = replace(RULES, size=12, resize=12), AugmentConfig(**changes)
+    colours = Colours.of(np.eye(3).tolist()) if augment.colour else None
+    common: dict[str, Any] = {"n_classes": 5, "batch": 8, "seed": 0, "colours": colours, "device": "cuda"}
+    for mode in ("small", "photo"):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            for batch in train_loader(arrays, rules, augment, mode=mode, **common).epoch(0):
+                assert batch.images.device.type == batch.targets.device.type == "cuda"
+                assert batch.images.shape[1:] == (3, 12, 12)
+                assert batch.ids.device.type == "cpu"
 
 
 def test_an_example_that_comes_again_is_augmented_anew(arrays: Split) -> None:

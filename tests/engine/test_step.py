@@ -2,12 +2,14 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from plusx.engine.metrics import Metrics
 from plusx.engine.optim import build_optimizer
@@ -54,6 +56,22 @@ def test_running_counts_are_those_of_the_batch() -> None:
     loss, running = step(module, batch)
     assert running.correct == int((logits.argmax(1) == batch.targets).sum())
     assert running.loss == pytest.approx(loss, abs=1e-7)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_mixes_no_devices(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device without values stands for a GPU; it has no autocast, and no sum of many tensors at once."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: [1.0] * tensor.numel())
+    monkeypatch.setattr("plusx.engine.step.get_total_norm", lambda weights, **_: get_total_norm(weights))
+    config, module = tiny_config(engine__accumulate=accumulate), net().to("meta")
+    optimizer, running = build_optimizer(module, config.optim), Metrics("single", device="meta")
+    for group in optimizer.param_groups:
+        group["foreach"] = False
+    batch = Batch(*(tensor.to("meta") for tensor in examples(8)))
+    train_step(module, optimizer, batch._replace(ids=torch.arange(8)), running, config, "single", 1)
+    assert running.totals.is_meta
+    assert all(state["momentum_buffer"].is_meta for state in optimizer.state.values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
