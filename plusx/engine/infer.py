@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plusx.engine.metrics import Metrics
+from plusx.engine.precision import keep_float32
 from plusx.engine.step import Batch
 
 
@@ -44,6 +45,7 @@ def predict_logits(
     Yields:
         logits float32 (N, K), targets and ids of each batch, on the CPU.
     """
+    keep_float32(device)
     for batch in batches:
         model.eval()
         with torch.inference_mode():

@@ -29,6 +29,7 @@ from plusx.engine.optim import (
     state_tensors,
 )
 from plusx.engine.precise import reestimate
+from plusx.engine.precision import keep_float32
 from plusx.engine.precondition import Preconditioner
 from plusx.engine.schedule import SoFar, learning_factor
 from plusx.engine.step import TrainBatch, train_step
@@ -147,6 +148,7 @@ class Trainer:
         asked = config.optim.precondition != "none"
         self.preconditioner = Preconditioner(module, self.optimizer, config.optim.damping, world) if asked else None
         self.net = self._wrapped()
+        keep_float32(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None

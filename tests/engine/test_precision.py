@@ -2,14 +2,16 @@
 
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from plusx.engine import precision
-from plusx.engine.precision import resolve
-from tests.engine.tiny import net
+from plusx.engine.infer import predict_logits
+from plusx.engine.precision import keep_float32, resolve
+from tests.engine.tiny import examples, net, run
 
 SHAPE = (8, 3, 8, 8)
 
@@ -30,6 +32,30 @@ def test_the_check_changes_neither_network_nor_random_state() -> None:
     assert all(w.grad is None for w in module.parameters())
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_convolutions_on_a_gpu_keep_float32() -> None:
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    try:
+        keep_float32("cpu")
+        assert convolutions.fp32_precision == before
+        keep_float32(torch.device("cuda", 1))
+        assert convolutions.fp32_precision == "ieee"
+    finally:
+        convolutions.fp32_precision = before
+
+
+def test_whatever_computes_keeps_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, work in {
+        "precision": lambda: resolve(net(), SHAPE),
+        "infer": lambda: list(predict_logits(net(), [examples(4)])),
+        "trainer": lambda: run(tmp_path),
+    }.items():
+        asked: list[str] = []
+        monkeypatch.setattr(f"plusx.engine.{part}.keep_float32", lambda device, asked=asked: asked.append(str(device)))
+        work()
+        assert asked == ["cpu"], part
 
 
 @pytest.mark.parametrize(("fast", "wanted"), [(0.03, "bf16"), (0.059, "fp32"), (0.12, "fp32")])
