@@ -295,7 +295,8 @@ def models(as_json: Json = False, debug: Debug = False) -> None:
         return _print_json(rows)
     _print_table(("name", "input", "parameters", "multiply-adds"), (_model_row(row) for row in rows))
     _say(
-        "Any 6n+2 depth works (plain20, resnet1202), and any resmlp-BLOCKSxWIDTH; --set model.FIELD=VALUE for options."
+        "Any 6n+2 depth works (plain20, resnet1202, resnet50-cifar), and any resmlp-BLOCKSxWIDTH; "
+        "--set model.FIELD=VALUE for options."
     )
 
 

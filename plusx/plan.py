@@ -98,11 +98,15 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     kept = settings(origin, changes) if origin else {}
     config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
-    cores = max(1, len(os.sched_getaffinity(0)) // processes)
-    machine = Machine(device="cuda" if torch.cuda.is_available() else "cpu", cores=cores)
+    machine = Machine("cuda" if torch.cuda.is_available() else "cpu", cores=max(1, own_cores() // processes))
     config, choices = choose(config, facts, machine)
     choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
+
+
+def own_cores() -> int:
+    """CPU cores that this process may use; all of them where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:

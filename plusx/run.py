@@ -59,7 +59,7 @@ from plusx.engine.distributed import ALONE, World
 from plusx.errors import ConfigError, DataError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import Network, count_macs, count_params, create_model, whiten_input, whiten_stem
-from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
+from plusx.plan import Plan, Request, decide, own_cores, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.report import ReportData, build
 
@@ -397,7 +397,7 @@ def surroundings(threads: int | None) -> dict[str, str]:
     return {
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": str(threads or torch.get_num_threads()),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(own_cores()),
         "processor": processor(),
         "system": platform.platform(),
         "date": time.strftime("%Y-%m-%d"),

@@ -138,7 +138,7 @@ def _event_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         message = "engine.tensorboard: TensorBoard is not installed."
-        raise ConfigError(message, "Run `pip install 'plusx[track]'`, or set engine.tensorboard=false.") from error
+        raise ConfigError(message, "Run `pip install tensorboard`, or set engine.tensorboard=false.") from error
     return SummaryWriter(str(folder), purge_step=step)
 
 

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step and of what the run has measured, so there is no state to save.
 
-Steps count from 0; milestones and warmup are shares of the run. A new schedule is a function and one entry in
-`SCHEDULES`.
+Steps count from 0; milestones and warmup are shares of the run. A new schedule is a function, its entry in
+`SCHEDULES`, and its name among the choices of `ScheduleConfig.name`.
 """
 
 import math

@@ -20,7 +20,7 @@ from plusx.config import parse_overrides
 from plusx.engine import Log
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.models import count_macs, create_model
-from plusx.plan import Request, write_json
+from plusx.plan import Request, own_cores, write_json
 from plusx.run import Run, train
 from plusx.studies.core import Arm, Diverged, Judged, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
@@ -251,7 +251,7 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
         PlusxError: the first failure; the others are trained all the same.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would share the threads' locks
-    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    threads = max(1, own_cores() // parallel)
     with ProcessPoolExecutor(parallel, spawn, torch.set_num_threads, (threads,)) as pool:
         failures = [failure for failure in pool.map(_train, longest_first(jobs)) if failure]
     if failures:
