@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Graphed(nn.Module):
-    """A network whose training passes over full batches are replayed, forward and backward, with the same bits.
+    """A network whose training passes over full batches are replayed, forward and backward.
 
     The first such batch is recorded. Other batches, evaluation, a body in evaluation mode and layers with hooks run
     as without this. The gradients that a backward pass leaves lie in the recording: the next pass overwrites them, so
