@@ -110,7 +110,7 @@ def test_no_folder_writes_no_file(tmp_path: Path) -> None:
 
 def test_tensorboard_missing_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"not installed.*plusx\[track\]"):
+    with pytest.raises(ConfigError, match=r"not installed.*pip install tensorboard"):
         Log(tmp_path, tensorboard=True, console=Console(quiet=True)).rows([])
 
 
