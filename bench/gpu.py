@@ -1,10 +1,10 @@
 """`python -m bench.gpu OUT [--cifar10 FOLDER] [--rehearse] [NET …]`: Table 6 and its plain twins at the paper's budget.
 
 Twenty, 32, 44, 56 and 110 layers, plain and residual, 64,000 steps each, several runs at a time; the last epoch counts.
-Arithmetic is bfloat16, a departure. Each residual net is compared with Table 6: one seed of each, which
-lies about 0.15 points from its mean. Naming nets trains those alone, so that a GPU that is lent for minutes makes the
-table in parts; a run that is in OUT already is not trained again. `--rehearse` makes 200 steps of each net on the CPU,
-which shows that everything runs; its errors mean nothing.
+Arithmetic is bfloat16, a departure. Each residual net is compared with Table 6: one seed of each, which lies about 0.15
+points from its mean. Naming nets trains those alone, so that a GPU that is there for minutes makes the table in parts;
+a run that is in OUT already is not trained again. `--rehearse` makes 200 steps of each net on the CPU, which shows that
+everything runs; its errors mean nothing.
 
 Results, the other nets' kept: bench/results/gpu.json, or gpu-rehearsal.json, and docs/results/table6/ for figures.
 """
@@ -52,8 +52,7 @@ def trained(folder: Path, net: str, *options: str) -> dict[str, Any]:
 
 def compared(net: str, error: float) -> dict[str, Any]:
     """A test error, Table 6's for the net, the difference in points, and whether it is small; None for plain nets."""
-    published = STUDY.arms("paper", Path(), None)
-    paper = next((arm.paper.get("test_error") for arm in published if arm.name == net), None)
+    paper = {f"resnet{depth}": value for depth, value in PAPER.items()}.get(net)
     difference = None if paper is None else round(error - paper, 3)
     within = None if difference is None else abs(difference) <= WITHIN
     return {"test_error": error, "paper": paper, "difference": difference, "within": within}
@@ -108,15 +107,15 @@ def main() -> None:
     settings += [f"data.root={asked.cifar10}"] if asked.cifar10 else []
     options = [word for setting in settings for word in ("--set", setting)]
     path = RESULTS / f"gpu{'-rehearsal' * asked.rehearse}.json"
-    start = time.perf_counter()
-    with ThreadPoolExecutor(1 if asked.rehearse else asked.parallel) as pool:
+    start, parallel = time.perf_counter(), 1 if asked.rehearse else asked.parallel
+    with ThreadPoolExecutor(parallel) as pool:
         chosen = [net for net in DEEPEST_FIRST if net in asked.nets]
         runs = [pool.submit(trained, asked.out / net, net, *options) for net in chosen]
         for run in as_completed(runs):  # each is kept at once
             print(told(row := run.result()), flush=True)
             keep(path, row, f"plusx train cifar10 --recipe cifar10-paper --model NET {words}")
     about = surroundings() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-    about |= {"parallel": asked.parallel, "minutes": round((time.perf_counter() - start) / 60, 1), "nets": chosen}
+    about |= {"parallel": parallel, "minutes": round((time.perf_counter() - start) / 60, 1), "nets": chosen}
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"calls": [*document["calls"], about]}, indent=1) + "\n")
     if not asked.rehearse:

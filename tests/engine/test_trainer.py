@@ -18,7 +18,7 @@ from plusx.engine.distributed import World
 from plusx.engine.infer import measure
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
-from plusx.errors import ConfigError, DataError, ModelFileError, TrainingError
+from plusx.errors import ConfigError, DataError, DivergedError, ModelFileError, TrainingError
 from tests.engine.tiny import CLASSES, Eval, Train, at_batch, run, tiny_config
 
 
@@ -131,7 +131,7 @@ def test_checkpoints_by_steps_and_by_minutes(tmp_path: Path) -> None:
 def test_nan_stops_names_the_example_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     train = Train()
     train.before = at_batch(5, lambda: train.data.images.__setitem__(13, math.nan))
-    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan; not finite are the pixels of 1 .*ids 13\)"):
+    with pytest.raises(DivergedError, match=r"step \d+: the loss is nan; not finite are the pixels of 1 .*ids 13\)"):
         run(tmp_path, train=train)[0].fit()
     assert steps(tmp_path) == [5]
     assert checkpoint.load(checkpoint.stored(tmp_path / "checkpoints")[0]).document["position"]["step"] == 5
@@ -155,7 +155,7 @@ def test_an_evaluation_that_is_not_finite_stops_and_selects_nothing(tmp_path: Pa
         return real(module)
 
     trainer.evaluate = poisoned
-    with pytest.raises(TrainingError, match="the loss on val is not finite"):
+    with pytest.raises(DivergedError, match="the loss on val is not finite"):
         trainer.fit()
     assert selected == []
     assert steps(tmp_path) == [3]

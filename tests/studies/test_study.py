@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import plusx.studies as studies
+from plusx import cli
 from plusx.config import DataConfig
 from plusx.data import open_dataset
 from plusx.errors import ConfigError, DivergedError, PlusxError
@@ -120,7 +121,9 @@ def test_a_run_that_diverges_is_a_result_and_decides_nothing(
     assert json.loads((tmp_path / "study.json").read_text()) == result.to_dict()
 
 
-def test_a_study_whose_runs_all_diverge_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_whose_runs_all_diverge_has_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def diverging(*, out: Path, **_: Any) -> Any:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text('{"versions": {}}')
@@ -131,6 +134,9 @@ def test_a_study_whose_runs_all_diverge_has_a_page(tmp_path: Path, monkeypatch: 
     result = studies.study("tiny", out=tmp_path, seeds=1)
     assert (len(result.diverged), result.table, result.holds) == (2, (), None)
     assert "slow, seed 0, diverged: step 3: the loss is nan." in result.page.read_text()
+    capsys.readouterr()
+    cli._print_study(result)
+    assert "slow, seed 0, diverged: step 3: the loss is nan." in capsys.readouterr().out
 
 
 KILLED = """
