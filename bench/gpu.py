@@ -1,19 +1,26 @@
 """`python -m bench.gpu OUT [--cifar10 FOLDER] [--rehearse] [NET …]`: Table 6 and its plain twins at the paper's budget.
 
 Twenty, 32, 44, 56 and 110 layers, plain and residual, 64,000 steps each, several runs at a time; the last epoch counts.
-Arithmetic is bfloat16, a departure. Each residual net is compared with Table 6: one seed of each, which lies about 0.15
-points from its mean. Naming nets trains those alone, so that a GPU that is there for minutes makes the table in parts;
-a run that is in OUT already is not trained again. `--rehearse` makes 200 steps of each net on the CPU, which shows that
-everything runs; its errors mean nothing.
+Arithmetic is bfloat16, a departure; passes are replayed as CUDA graphs. Where NVIDIA's MPS is installed, kernels of
+several runs share the GPU side by side; else they take turns, at about half the speed. Each residual net is compared
+with Table 6: one seed of each, which lies about 0.15 points from its mean. Naming nets trains those alone, so that a
+GPU that is there for minutes makes the table in parts; a run that is in OUT already is not trained again, and one that
+was stopped goes on. `--rehearse` makes 200 steps of each net on the CPU, which shows that everything runs; its errors
+mean nothing.
 
 Results, the other nets' kept: bench/results/gpu.json, or gpu-rehearsal.json, and docs/results/table6/ for figures.
 """
 
 import argparse
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +35,7 @@ from plusx.studies.page import write_figures
 WITHIN = 0.5  # points of test error: what counts as the paper's
 NETS = tuple(nets(*PAPER))
 DEEPEST_FIRST = tuple(sorted(NETS, key=lambda net: -int("".join(filter(str.isdigit, net)))))
+MPS = "nvidia-cuda-mps-control"
 FIGURES = RESULTS.parents[1] / "docs" / "results" / "table6"
 
 
@@ -88,34 +96,55 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     write_figures(FIGURES, STUDY.figures, found)
 
 
+@contextmanager
+def side_by_side() -> Iterator[bool]:
+    """Processes started meanwhile share the GPU through NVIDIA's MPS, if it is installed: whether it is."""
+    if shutil.which(MPS) is None:
+        yield False
+        return
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # the server may still write
+        os.environ |= {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        try:
+            subprocess.run([MPS, "-d"], check=True)
+            try:
+                yield True
+            finally:
+                subprocess.run([MPS], input="quit\n", text=True, check=True)
+        finally:
+            os.environ.clear()
+            os.environ |= before
+
+
 def main() -> None:
     """Train, compare with the paper, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("nets", nargs="*", default=NETS, metavar="NET", help=f"of {', '.join(NETS)}; else all")
     parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
-    parser.add_argument("--parallel", type=int, default=5, help="runs at a time on the GPU")
-    parser.add_argument("--graphs", action="store_true", help="with engine.cuda_graphs")
+    parser.add_argument("--parallel", type=int, default=len(NETS), help="runs at a time on the GPU")
     parser.add_argument("--rehearse", action="store_true", help="200 steps of each net, on the CPU")
     asked = parser.parse_args()
     if unknown := set(asked.nets) - set(NETS):
         parser.error(f"got {', '.join(sorted(unknown))}, expected some of {', '.join(NETS)}")
-    rehearsal, real = ["engine.device=cpu", "schedule.steps=200"], ["engine.device=cuda", "engine.precision=bf16"]
+    rehearsal = ["engine.device=cpu", "schedule.steps=200"]
+    real = ["engine.device=cuda", "engine.precision=bf16", "engine.cuda_graphs=true"]
     settings = ["engine.evaluate_every=4", *(rehearsal if asked.rehearse else real)]
-    settings += ["engine.cuda_graphs=true"] if asked.graphs else []
     words = " ".join(f"--set {setting}" for setting in settings)
     settings += [f"data.root={asked.cifar10}"] if asked.cifar10 else []
     options = [word for setting in settings for word in ("--set", setting)]
     path = RESULTS / f"gpu{'-rehearsal' * asked.rehearse}.json"
     start, parallel = time.perf_counter(), 1 if asked.rehearse else asked.parallel
-    with ThreadPoolExecutor(parallel) as pool:
+    sharing = nullcontext(False) if asked.rehearse else side_by_side()
+    with sharing as shared, ThreadPoolExecutor(parallel) as pool:
         chosen = [net for net in DEEPEST_FIRST if net in asked.nets]
         runs = [pool.submit(trained, asked.out / net, net, *options) for net in chosen]
         for run in as_completed(runs):  # each is kept at once
             print(told(row := run.result()), flush=True)
             keep(path, row, f"plusx train cifar10 --recipe cifar10-paper --model NET {words}")
     about = surroundings() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-    about |= {"parallel": parallel, "minutes": round((time.perf_counter() - start) / 60, 1), "nets": chosen}
+    about |= {"parallel": parallel, "mps": shared, "nets": chosen}
+    about |= {"minutes": round((time.perf_counter() - start) / 60, 1)}
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"calls": [*document["calls"], about]}, indent=1) + "\n")
     if not asked.rehearse:

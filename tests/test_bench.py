@@ -1,6 +1,8 @@
 """What the benchmark compares is comparable."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from torchvision import models
 
 from bench import plain
 from bench.__main__ import RESULTS
-from bench.gpu import compared
+from bench.gpu import MPS, compared, side_by_side
 from bench.gpu import keep as keep_row
 from bench.ours import Timed
 from bench.photos import write_photos
@@ -47,6 +49,23 @@ def test_a_table_made_in_parts_is_one_table(tmp_path: Path) -> None:
         keep_row(tmp_path / "gpu.json", {"net": net, **compared(net, error)}, "command")
     document = json.loads((tmp_path / "gpu.json").read_text())
     assert [(row["net"], row["test_error"]) for row in document["nets"]] == [("plain20", 9.5), ("resnet20", 8.5)]
+
+
+def test_runs_share_a_gpu_while_they_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with side_by_side() as shared:
+        assert not shared
+    control = tmp_path / MPS
+    control.write_text(f'#!/bin/sh\necho "$CUDA_MPS_PIPE_DIRECTORY $@" >> {tmp_path}/calls\n[ "$1" ] || read word\n')
+    control.chmod(0o755)
+    with suppress(ZeroDivisionError), side_by_side() as shared:
+        folder = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+        assert shared
+        assert Path(folder).is_dir()
+        raise ZeroDivisionError
+    assert (tmp_path / "calls").read_text().splitlines() == [f"{folder} -d", f"{folder} "]
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert not Path(folder).exists()
 
 
 def test_results_name_the_hardware_of_the_runs(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """CUDA graphs: passes recorded once and replayed, for networks whose kernels end before Python has started the next."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Of PyTorch's own warm-up, on another stream than the recording: it sums no gradients and starts a thread's cuBLAS.
+EXPECTED = ("The AccumulateGrad node's stream does not match", "Attempting to run cuBLAS, but there was no")
 
 
 class Graphed(nn.Module):
@@ -46,7 +50,9 @@ class Graphed(nn.Module):
         before = [buffer.clone() for buffer in buffers]
         kind = images.device.type
         enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
+        with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
+            for start in EXPECTED:
+                warnings.filterwarnings("ignore", start)
             # Sequential: the network's own forward stays as it is.
             replay: Any = torch.cuda.make_graphed_callables(nn.Sequential(self.module), (images.clone(),))
         for buffer, value in zip(buffers, before, strict=True):
