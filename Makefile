@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench studies gpu faults faults-quick golden format clean
+.PHONY: help demo test test-all test-gpu lint bench studies gpu faults faults-quick golden format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,14 @@ demo: $(INSTALLED) ## train on a small folder of real images, evaluate, predict,
 
 test: lint ## what CI runs: formatting, lint, types, and all but the slow tests
 	@echo "[test] pytest, without the slow tests, two at a time"
-	@$(BIN)/python -m pytest -m "not slow" $(TWO)
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(TWO)
 
 test-all: lint ## the same with the slow tests
 	@echo "[test-all] pytest, with the slow tests, two at a time"
-	@$(BIN)/python -m pytest $(TWO)
+	@$(BIN)/python -m pytest -m "not gpu" $(TWO)
+
+test-gpu: $(TOOLS) ## what only a GPU can show, a minute; other tests do not see the GPU
+	@$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(TOOLS) ## formatting, lint and types: the commands of .pre-commit-config.yaml
 	@echo "[lint] ruff format, ruff check, mypy"

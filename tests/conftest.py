@@ -15,6 +15,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # runs under nohup ignore it on purpose, and so would those of tests
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are the same on every machine: only those that are of a GPU see it."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """PLUSX_CACHE in a temporary folder, for this process and those that tests start."""

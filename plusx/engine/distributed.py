@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from plusx.engine.stop import Stopped, StopSignals
 from plusx.engine.tensorfile import replacing
-from plusx.errors import PlusxError, TrainingError
+from plusx.errors import ConfigError, PlusxError, TrainingError
 
 TIMEOUT = timedelta(seconds=90)  # of a collective, after which a rank counts as lost
 JOIN_TIMEOUT = timedelta(seconds=40)  # for all ranks to come
@@ -70,10 +70,19 @@ class World:
         return self.rank == 0
 
     def device(self, name: str | None) -> torch.device:
-        """The device of this rank: of several GPUs each process of a machine has its own."""
+        """The device of this rank: of several GPUs each process of a machine has its own.
+
+        Raises:
+            ConfigError: the machine has fewer GPUs than processes.
+        """
         device = torch.device(name or "cpu")
         if device.type == "cuda" and self.size > 1:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if own >= there:
+                processes = os.environ.get("LOCAL_WORLD_SIZE", "several")
+                message = f"engine.device: {processes} processes on a machine with GPUs for {there}."
+                raise ConfigError(message, "Start as many processes as it has GPUs, or set engine.device=cpu.")
+            device = torch.device("cuda", own)
             torch.cuda.set_device(device)
         return device
 

@@ -24,7 +24,7 @@ from plusx.engine.distributed import RankError, World, _reach, joined
 from plusx.engine.precise import reestimate
 from plusx.engine.stop import StopSignals
 from plusx.engine.synced import SyncedBatchNorm, synchronize
-from plusx.errors import DataError
+from plusx.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("n", [4, 5, 16, 17, 129])
@@ -48,6 +48,21 @@ def test_too_many_processes_for_a_batch_are_refused() -> None:
         batch_bounds(64, 16, 9)
     with pytest.raises(DataError, match=r"a step of 9 examples"):
         batch_bounds(57, 16, 8)
+
+
+def test_processes_without_a_gpu_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        world = World(rank, 2)
+        assert world.device("cpu") == torch.device("cpu")
+        if rank == 0:
+            assert world.device("cuda") == torch.device("cuda", 0)
+        else:
+            with pytest.raises(ConfigError, match=r"2 processes on a machine with GPUs for 1\."):
+                world.device("cuda")
 
 
 @pytest.mark.parametrize(("n", "size"), [(7, 4), (300, 3), (1, 2), (1000, 1)])
