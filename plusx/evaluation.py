@@ -19,7 +19,8 @@ from plusx import config as configs
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, manifest, open_dataset, scan
 from plusx.data.dataset import listed, plural
-from plusx.data.loader import EVAL_BATCH, viewed
+from plusx.data.loader import viewed
+from plusx.data.transforms import eval_batch
 from plusx.data.views import views_of
 from plusx.engine.infer import averaged, predict_views
 from plusx.engine.metrics import Metrics
@@ -119,7 +120,8 @@ def evaluate(
         others: further models for the same classes, in any order.
         ignore_extra: leave out, and count, the images of classes that the model does not know; of several labels an
             image, those labels alone.
-        batch: images of the model's input size a forward pass; of larger views fewer.
+        batch: images of the model's input size a forward pass, of larger views fewer; None is 128 small ones, 32 of
+            224 px.
         overrides: `section.field=value`, as `--set`.
         progress: called with (done, all).
 
@@ -140,9 +142,8 @@ def evaluate(
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
     notes += _doubts(members, dataset, mapped, protocol)
-    streams = [
-        _answers(member, classifier.classes, mapped, config, protocol, batch or EVAL_BATCH) for member in members
-    ]
+    count = batch or min(eval_batch(member.preprocess.size) for member in members)
+    streams = [_answers(member, classifier.classes, mapped, config, protocol, count) for member in members]
     metrics, mistakes = _measure(classifier, mapped, streams, progress)
     return Evaluation(
         n=metrics.n,

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.data.folder import find_images
-from plusx.data.transforms import MAX_SIDE, Preprocess
+from plusx.data.transforms import MAX_SIDE, Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
 from plusx.errors import ImageError, ModelFileError, PlusxError
@@ -98,17 +98,17 @@ class Classifier:
         """
         return list(self.answers(find_images(paths), top))
 
-    def answers(self, files: Sequence[str], top: int = 5, batch: int = 128) -> Iterator[Answer]:
+    def answers(self, files: Sequence[str], top: int = 5, batch: int | None = None) -> Iterator[Answer]:
         """An answer for each file, in order; a file that cannot be read is answered with its `error`.
 
         Arguments:
             files: paths of image files.
             top: labels an answer.
-            batch: images a forward pass.
+            batch: images a forward pass; None is as many as evaluation takes.
         """
         errors: dict[int, str] = {}
-        position = 0
-        for logits, _, ids in predict_logits(self.module, self._batches(files, batch, errors), self.device):
+        position, count = 0, batch or eval_batch(self.preprocess.size)
+        for logits, _, ids in predict_logits(self.module, self._batches(files, count, errors), self.device):
             for index, labels in zip(ids.tolist(), self.labels(logits, top), strict=True):
                 yield from ({"path": files[bad], "error": errors[bad]} for bad in range(position, index))
                 yield {"path": files[index], "labels": labels}

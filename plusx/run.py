@@ -42,7 +42,7 @@ from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress, listed
 from plusx.data.facts import facts as data_facts
-from plusx.data.loader import EVAL_BATCH
+from plusx.data.transforms import eval_batch
 from plusx.engine import (
     FitResult,
     Log,
@@ -541,7 +541,8 @@ def make_trainer(
         **common,
     )
     # Whole batches, so that each is computed as one process would.
-    eval_batches = eval_loader(watched.part(world.rank, world.size, EVAL_BATCH), plan.preprocess, **common)
+    part = watched.part(world.rank, world.size, eval_batch(plan.preprocess.size))
+    eval_batches = eval_loader(part, plan.preprocess, **common)
 
     def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "plusx"
 # Imports point only to a lower number; parts with the same number never import each other.
 LAYERS = {
     "errors": 0,
+    "memory": 0,
     "pth_import": 0,  # runs alone, and trusts no folder of the user's
     "config": 1,
     "recipes": 2,

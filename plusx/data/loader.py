@@ -24,15 +24,14 @@ from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order_at, repeated, share
 from plusx.data.scan import ahead, in_parallel
-from plusx.data.transforms import Preprocess, as_channels
-from plusx.data.workers import Workers, keep_freed_memory
+from plusx.data.transforms import Preprocess, as_channels, eval_batch
+from plusx.data.workers import Workers
 
 R = TypeVar("R")
 Ids = NDArray[np.int64]
 
 STEPS_AHEAD = 64  # steps whose example order is computed at a time
 KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in memory
-EVAL_BATCH = 128
 
 
 class Batch(NamedTuple):
@@ -95,7 +94,6 @@ class TrainLoader:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        keep_freed_memory()
         device = torch.device(device)
         if augment.size is not None:
             preprocess = replace(preprocess, size=augment.size, resize=max(augment.size, preprocess.resize))
@@ -323,7 +321,7 @@ class EvalLoader:
         split: what to evaluate.
         preprocess: the evaluation transform.
         mode: "small" keeps the results for the next time where they take at most 1 GiB.
-        batch: examples a batch.
+        batch: examples a batch; None is `eval_batch`'s.
         workers: decoding threads, at least one; None is one a core.
         device: where batches go.
 
@@ -337,13 +335,14 @@ class EvalLoader:
         preprocess: Preprocess,
         *,
         mode: str | None = None,
-        batch: int = EVAL_BATCH,
+        batch: int | None = None,
         workers: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.n = len(split)
         self._split, self._preprocess = split, preprocess
-        self._batch, self._workers, self._device = batch, workers, torch.device(device)
+        self._batch, self._workers = batch or eval_batch(preprocess.size), workers
+        self._device = torch.device(device)
         self._targets = torch.from_numpy(split.targets)
         self._keep = mode == "small" and 4 * self.n * preprocess.channels * preprocess.size**2 <= KEPT_BYTES
         self._kept: list[Tensor] = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plusx.engine.metrics import Metrics
 from plusx.engine.precision import keep_float32
 from plusx.engine.step import Batch
+from plusx.memory import keep_freed_memory
 
 
 class EvalLoader(Protocol):
@@ -46,6 +47,7 @@ def predict_logits(
         logits float32 (N, K), targets and ids of each batch, on the CPU.
     """
     keep_float32(device)
+    keep_freed_memory()
     for batch in batches:
         model.eval()
         with torch.inference_mode():

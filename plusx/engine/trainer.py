@@ -36,6 +36,7 @@ from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
 from plusx.errors import ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
+from plusx.memory import keep_freed_memory
 
 T = TypeVar("T")
 OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
@@ -149,6 +150,7 @@ class Trainer:
         self.preconditioner = Preconditioner(module, self.optimizer, config.optim.damping, world) if asked else None
         self.net = self._wrapped()
         keep_float32(self.device)
+        keep_freed_memory()
         if self.device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None

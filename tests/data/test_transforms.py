@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
 
-from plusx.data.transforms import Preprocess
+from plusx.data.transforms import Preprocess, eval_batch
 from plusx.errors import ConfigError
 from tests.data.test_decode import RAMP, SCENE, encoded
 
@@ -142,3 +142,8 @@ def test_it_travels_as_json() -> None:
 def test_what_does_not_go_together_is_refused(changes: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         replace(RULES, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "images"), [(8, 128), (112, 128), (224, 32), (448, 8), (8192, 1)])
+def test_batches_of_evaluation_fit_into_memory(size: int, images: int) -> None:
+    assert eval_batch(size) == images
