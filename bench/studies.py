@@ -56,7 +56,7 @@ def page(documents: list[dict[str, Any]]) -> str:
         machine = {"date": "date not recorded"} | d["machine"]
         parts += [
             f"\nBudget {d['budget']}, {d['seeds']} seeds, {d['seconds']:.0f} s of training on {d['cores']} cores of "
-            f"{d['cpu']}; torch {machine['torch']}, plusx {machine['plusx']}, {machine['date']}.\n"
+            f"{d['cpu']} ({machine['cpu']}); torch {machine['torch']}, plusx {machine['plusx']}, {machine['date']}.\n"
         ]
     return "\n".join(parts)
 
