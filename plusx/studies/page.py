@@ -13,6 +13,7 @@ from plusx.report import render_page
 from plusx.studies.core import Figure, Results, spread, values
 
 COLOURS = ("#2f6bd0", "#d35f22", "#1f7a4d", "#8d4bb8", "#b3892b", "#4aa3b5", "#c2407a", "#6b7178")
+CROWDED = 6  # lines, beyond which their names stand beside the figure
 
 
 def write_figures(folder: Path, figures: Sequence[Figure], results: Results) -> list[tuple[str, Path]]:
@@ -57,7 +58,8 @@ def draw_lines(axes: Any, figure: Figure, results: Results) -> None:
         axes.fill_between(xs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15)
     axes.set_xlabel(figure.x)
     if axes.lines:
-        axes.legend(frameon=False)
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(axes.lines) > CROWDED else {}
+        axes.legend(frameon=False, **beside)
 
 
 def draw_bars(axes: Any, figure: Figure, results: Results) -> None:
