@@ -27,7 +27,7 @@ test-all: lint ## the same with the slow tests
 	@echo "[test-all] pytest, with the slow tests, two at a time"
 	@$(BIN)/python -m pytest -m "not gpu" $(TWO)
 
-test-gpu: $(TOOLS) ## what only a GPU can show, a minute; other tests do not see the GPU
+test-gpu: $(TOOLS) ## what only a GPU can show; other tests do not see the GPU
 	@$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(TOOLS) ## formatting, lint and types: the commands of .pre-commit-config.yaml

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from plusx.engine import infer, trainer
+from tests.engine.tiny import examples, net, run
 
 SOURCE = """
 import ctypes, resource, sys
@@ -34,3 +38,13 @@ def test_blocks_that_are_taken_again_are_not_faulted_in_again() -> None:
     assert faults[None] < 100  # of the 81,920 pages of eight blocks of 40 MiB
     assert faults[0] > 40_000
     assert faults[2**28] > 40_000  # they are more than 256 MiB together, and go back
+
+
+def test_training_and_evaluation_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for module in (trainer, infer):
+        monkeypatch.setattr(module, "keep_freed_memory", lambda name=module.__name__: calls.append(name))
+    run(tmp_path)
+    assert calls == [trainer.__name__]
+    list(infer.predict_logits(net(), [examples(4)]))
+    assert calls == [trainer.__name__, infer.__name__]
