@@ -139,7 +139,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate over the run; shares are of the whole run, so that `--epochs` rescales it."""
+    """Learning rate and weight decay over the run; shares are of the whole run, so that `--epochs` rescales it."""
 
     name: str = option("shape", choices=("multistep", "plateau", "cosine", "linear"))
     epochs: int | None = option("length of the run in epochs", None, low=1)
@@ -153,6 +153,9 @@ class ScheduleConfig:
     patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
     factor: float = option("decay factor at each milestone or plateau", 0.1, low=0)
     final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0)
+    final_weight_decay: float = option(
+        "weight decay at the end of the run, reached in a straight line, as a share of optim.weight_decay", 1.0, low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

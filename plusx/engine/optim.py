@@ -14,8 +14,8 @@ from plusx.errors import ConfigError
 def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimizer of a network; freezes what the configuration says.
 
-    Parameter groups carry `share`, their learning rate as a share of the run's. Weights are parameters of two
-    dimensions or more; biases and batch norm have one.
+    Parameter groups carry `share`, their learning rate as a share of the run's, and `decays`, their weight decay as
+    one. Weights are parameters of two dimensions or more; biases and batch norm have one.
 
     Raises:
         ConfigError: a part is to be treated apart in a network without a named head, or nothing is left to train.
@@ -35,7 +35,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
         {
             "params": weights,
             "share": 1.0 if in_head else config.body_lr,
-            "weight_decay": config.weight_decay if decays else 0.0,
+            "decays": float(decays),
+            "weight_decay": config.weight_decay * decays,
         }
         for (in_head, decays), weights in groups.items()
     ]
@@ -45,10 +46,11 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
     return SGD(plain, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Gives each group its share of the run's learning rate."""
+def set_rates(optimizer: Optimizer, rate: float, decay: float) -> None:
+    """Gives each group its share of the run's learning rate and weight decay."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
+        group["weight_decay"] = decay * group["decays"]
 
 
 def set_training_mode(module: nn.Module, config: OptimConfig) -> None:

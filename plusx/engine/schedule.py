@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions of the step and of what the run has measured, so there is no state to save.
+"""Schedules of learning rate and weight decay: pure functions of the step and of what the run has measured.
 
-Steps count from 0; milestones and warmup are shares of the run. A new schedule is a function, its entry in
-`SCHEDULES`, and its name among the choices of `ScheduleConfig.name`.
+So there is no state to save. Steps count from 0; milestones and warmup are shares of the run. A new schedule is a
+function, its entry in `SCHEDULES`, and its name among the choices of `ScheduleConfig.name`.
 """
 
 import math
@@ -42,6 +42,11 @@ def learning_factor(config: ScheduleConfig, step: int, total: int, so_far: SoFar
     if step < warmup:
         return (step + 1) / warmup
     return SCHEDULES[config.name](config, step, total, warmup, so_far)
+
+
+def decay_factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """The weight decay of a step as a share of `optim.weight_decay`: a straight line from 1 to `final_weight_decay`."""
+    return 1 + (config.final_weight_decay - 1) * step / total
 
 
 def multistep(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:

@@ -24,14 +24,14 @@ from plusx.engine.optim import (
     AveragedWeights,
     build_optimizer,
     load_state_tensors,
-    set_learning_rate,
+    set_rates,
     set_training_mode,
     state_tensors,
 )
 from plusx.engine.precise import reestimate
 from plusx.engine.precision import keep_float32
 from plusx.engine.precondition import Preconditioner
-from plusx.engine.schedule import SoFar, learning_factor
+from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
@@ -204,7 +204,7 @@ class Trainer:
                                 if self._unsettled:
                                     self._settle(batch)
                                 at.rate = self._rate(at.step)
-                                set_learning_rate(self.optimizer, at.rate)
+                                set_rates(self.optimizer, at.rate, self._decay(at.step))
                                 self._seed(at.step)
                                 right = self.running.correct if self._warming() else 0
                                 number = at.step + 1
@@ -252,6 +252,10 @@ class Trainer:
         ]
         so_far = SoFar(not self._warming(), errors)
         return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total, so_far)
+
+    def _decay(self, step: int) -> float:
+        """The weight decay of a step; the first is 0."""
+        return self.config.optim.weight_decay * decay_factor(self.config.schedule, step, self.total)
 
     def _warming(self) -> bool:
         return bool(self.config.schedule.warmup_error) and not self.at.warm

@@ -10,7 +10,7 @@ from plusx.engine.optim import (
     AveragedWeights,
     build_optimizer,
     load_state_tensors,
-    set_learning_rate,
+    set_rates,
     set_training_mode,
     state_tensors,
 )
@@ -37,8 +37,9 @@ def test_body_moves_at_its_share() -> None:
     found = groups(module, optim__body_lr=0.1)
     assert {name for name, (_, share) in found.items() if share == 1.0} == {"fc.weight", "fc.bias"}
     optimizer = build_optimizer(module, tiny_config(optim__body_lr=0.1).optim)
-    set_learning_rate(optimizer, 0.5)
-    assert sorted({g["lr"] for g in optimizer.param_groups}) == [0.05, 0.5]
+    set_rates(optimizer, 0.5, 0.02)
+    rates = {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    assert rates == {(0.05, 0.02), (0.05, 0.0), (0.5, 0.02), (0.5, 0.0)}
 
 
 def test_a_frozen_body_neither_trains_nor_moves_its_statistics() -> None:

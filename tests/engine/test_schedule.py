@@ -1,11 +1,11 @@
-"""Learning rates at their boundaries."""
+"""Learning rates and weight decay at their boundaries."""
 
 import math
 
 import pytest
 
 from plusx.config import ScheduleConfig
-from plusx.engine.schedule import NOTHING, SCHEDULES, SoFar, learning_factor
+from plusx.engine.schedule import NOTHING, SCHEDULES, SoFar, decay_factor, learning_factor
 
 PAPER = ScheduleConfig(name="multistep", steps=64_000, milestones=(0.5, 0.75))
 
@@ -37,6 +37,14 @@ def test_linear_to_zero_is_exact() -> None:
     config = ScheduleConfig(name="linear", steps=10)
     assert [learning_factor(config, s, 10) for s in range(10)] == [(10 - s) / 10 for s in range(10)]
     assert SCHEDULES["linear"](config, 10, 10, 0, NOTHING) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("final", "wanted"), [(1.0, [1, 1, 1, 1]), (0.0, [1, 0.75, 0.5, 0.25]), (3.0, [1, 1.5, 2, 2.5])]
+)
+def test_weight_decay_goes_in_a_line_from_the_first_step_on(final: float, wanted: list[float]) -> None:
+    config = ScheduleConfig(name="linear", steps=4, warmup=0.5, final_weight_decay=final)
+    assert [decay_factor(config, s, 4) for s in range(4)] == wanted
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))

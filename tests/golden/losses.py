@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from plusx.engine.metrics import Metrics
-from plusx.engine.optim import build_optimizer, set_learning_rate
+from plusx.engine.optim import build_optimizer, set_rates
 from plusx.engine.schedule import learning_factor
 from plusx.engine.step import train_step
 from plusx.models import create_model
@@ -46,7 +46,8 @@ def losses() -> list[float]:
     for step in range(STEPS):
         images, targets = torch.randn(64, 3, 16, 16, generator=generator), (torch.arange(64) + step) % 10
         images += targets[:, None, None, None] / 5
-        set_learning_rate(optimizer, config.optim.lr * learning_factor(config.schedule, step, STEPS))
+        rate = config.optim.lr * learning_factor(config.schedule, step, STEPS)
+        set_rates(optimizer, rate, config.optim.weight_decay)
         batch = Batch(images, targets, torch.arange(64))
         found.append(train_step(network, optimizer, batch, running, config, "single", step + 1))
     return found

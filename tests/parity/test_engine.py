@@ -10,17 +10,23 @@ from torch import Tensor, nn
 from plusx.models import create_model
 from tests.engine.tiny import CLASSES, Train, net, run, tiny_config
 
+DECAY = 1e-3
 
-def hand_written(module: nn.Module, train: Train, epochs: int, layout: torch.memory_format) -> list[float]:
+
+def hand_written(
+    module: nn.Module, train: Train, epochs: int, layout: torch.memory_format, final_decay: float = 1.0
+) -> list[float]:
     """What anyone would write; returns the loss of each step."""
     module.to(memory_format=layout)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[7, 11], gamma=0.1)
     losses = []
     for epoch in range(epochs):
         module.train()
         for images, targets, _ in train.epoch(epoch):
             optimizer.zero_grad()
+            done = len(losses) / (epochs * train.steps_per_epoch)
+            optimizer.param_groups[0]["weight_decay"] = DECAY * (1 + (final_decay - 1) * done)
             loss = F.cross_entropy(module(images.contiguous(memory_format=layout)), targets)
             loss.backward()
             optimizer.step()
@@ -35,18 +41,25 @@ def small(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels_last"),
-    [("tiny", False), ("tiny", True), ("resnet8", False), ("resnet8", True), ("preresnet8", True)],
+    ("name", "channels_last", "final_decay"),
+    [
+        ("tiny", False, 1.0),
+        ("tiny", True, 0.0),
+        ("resnet8", False, 1.0),
+        ("resnet8", True, 0.25),
+        ("preresnet8", True, 1.0),
+    ],
 )
 def test_the_engine_equals_a_hand_written_loop_bit_for_bit(
-    tmp_path: Path, name: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, channels_last: bool, final_decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = small(name)
-    wanted = hand_written(module, Train(), 3, layout)
+    wanted = hand_written(module, Train(), 3, layout, final_decay)
     config = tiny_config(
         schedule__name="multistep",
         schedule__milestones=(7 / 15, 11 / 15),
+        schedule__final_weight_decay=final_decay,
         optim__decay="all",
         engine__channels_last=channels_last,
     )
