@@ -23,7 +23,7 @@ PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow")
 
 def cpu() -> str:
     """The processor's name, as the system gives it."""
-    from plusx.run import processor
+    from plusx.prepare import processor
 
     return processor()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plusx.models import create_model as create_model
     from plusx.models import list_models as list_models
     from plusx.prediction import predict as predict
-    from plusx.run import Run as Run
+    from plusx.result import Run as Run
     from plusx.run import check as check
     from plusx.run import train as train
     from plusx.studies import StudyResult as StudyResult

@@ -10,7 +10,8 @@ from plusx.data import open_dataset
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.prediction import predict
-from plusx.run import Run, train
+from plusx.result import Run
+from plusx.run import train
 
 
 def demo(out: Path) -> tuple[Run, Evaluation, list[dict[str, Any]]]:

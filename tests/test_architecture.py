@@ -33,14 +33,19 @@ LAYERS = {
     "export": 5,
     "serve": 6,
     "report": 6,
+    "claim": 6,
+    "initial": 6,
     "plan": 7,
-    "run": 8,
+    "result": 8,
+    "prepare": 8,
     "doctor": 8,
-    "studies": 9,
-    "demo": 9,
-    "cli": 10,
-    "": 11,  # the package itself: re-exports only
-    "__main__": 11,
+    "finish": 9,
+    "run": 10,
+    "studies": 11,
+    "demo": 11,
+    "cli": 12,
+    "": 13,  # the package itself: re-exports only
+    "__main__": 13,
 }
 # Part -> modules, or beginnings of names of modules, that it may not import although they are lower.
 FORBIDDEN = {

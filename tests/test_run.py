@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import plusx as package
+from plusx.claim import claimed
 from plusx.data import Preprocess, decode, statistics
 from plusx.evaluation import Evaluation, evaluate
-from plusx.run import Run, claimed, train
+from plusx.result import Run
+from plusx.run import train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
 from tests.data.making import class_folders
 

@@ -21,10 +21,10 @@ from plusx import modelfile, weights
 from plusx.config import Facts, parse_overrides
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
+from plusx.initial import make_network
 from plusx.models import create_model
 from plusx.plan import Request, decide, settings
 from plusx.recipes import Choice
-from plusx.run import make_network
 from plusx.weights import Loaded, load_weights, summary
 from tests.commands import SMALL, plusx
 from tests.serving import Quiet, serving

@@ -21,7 +21,8 @@ from plusx.engine import Log
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.models import count_macs, create_model
 from plusx.plan import Request, own_cores, write_json
-from plusx.run import Run, train
+from plusx.result import Run
+from plusx.run import train
 from plusx.studies.core import Arm, Diverged, Judged, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
 from plusx.studies.machine import machine

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from plusx.run import Run
+from plusx.result import Run
 from plusx.studies.curves import ERRORS, Measured, errors
 
 LEVEL = 0.05  # p-value under which a difference of means decides

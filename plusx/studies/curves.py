@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from plusx.run import Run
+from plusx.result import Run
 
 ERRORS = {"train_error": "training error, %", "test_error": "test error, %"}
 

@@ -4,7 +4,7 @@ from statistics import median
 
 from plusx.evaluation import evaluate
 from plusx.models.probe import droppable_blocks, without_block
-from plusx.run import Run
+from plusx.result import Run
 from plusx.studies.core import Claim, Figure, Study, limit, lower
 from plusx.studies.curves import Measured
 from plusx.studies.settings import cifar_arms, named

@@ -12,7 +12,7 @@ from torch import nn
 
 from plusx.errors import PlusxError
 from plusx.models.probe import gradient_norms
-from plusx.run import Run
+from plusx.result import Run
 from plusx.studies.core import Claim, Figure, Study, Watch, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.settings import cifar_arms

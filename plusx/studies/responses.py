@@ -5,7 +5,7 @@ from statistics import fmean
 import torch
 
 from plusx.models.probe import layer_responses
-from plusx.run import Run
+from plusx.result import Run
 from plusx.studies.core import Claim, Figure, Results, Study, Verdict, ends, lower
 from plusx.studies.curves import Measured
 from plusx.studies.settings import cifar_arms, named

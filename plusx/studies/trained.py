@@ -5,7 +5,7 @@ from plusx.data import Dataset, open_dataset
 from plusx.modelfile import Classifier, load
 from plusx.models import Network
 from plusx.plan import read_json
-from plusx.run import Run
+from plusx.result import Run
 
 
 def trained(run: Run) -> tuple[Classifier, Network, Dataset]:

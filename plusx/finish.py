@@ -1,0 +1,131 @@
+"""After the last step: calibration, the model file measured as anyone would, the report, the record."""
+
+import dataclasses
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plusx import config as configs
+from plusx import modelfile
+from plusx.data import Dataset, eval_loader
+from plusx.engine import FitResult, Log, fit_temperature, predict_logits
+from plusx.evaluation import Evaluation, evaluate
+from plusx.initial import make_network
+from plusx.models import count_params
+from plusx.plan import Plan, write_json
+from plusx.report import ReportData, build
+from plusx.result import Run
+
+LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
+
+
+def write_model(
+    folder: Path,
+    plan: Plan,
+    dataset: Dataset,
+    manifest_hash: str,
+    module: nn.Module,
+    metrics: dict[str, Any],
+    temperature: float | None = None,
+) -> None:
+    """Write the run's model file."""
+    modelfile.save(
+        folder / modelfile.FILE_NAME,
+        module,
+        classes=dataset.classes,
+        task=dataset.task,
+        preprocess=plan.preprocess,
+        metrics=metrics,
+        recipe=plan.config.recipe,
+        config=configs.to_dict(plan.config),
+        manifest_hash=manifest_hash,
+        temperature=temperature,
+    )
+
+
+def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, log: Log) -> None:
+    """Give the model file the temperature at which its probabilities fit the val split; answers stay the same."""
+    if "val" not in dataset.splits or dataset.task != "single":
+        return  # a test split may not choose anything, and labels of their own have no common softmax
+    if len(dataset.splits["val"]) < LEAST_CALIBRATION:
+        n = len(dataset.splits["val"])
+        log.line(f"probabilities are not calibrated: {n} images of val are fewer than {LEAST_CALIBRATION}")
+        return
+    classifier = modelfile.load(folder, device=plan.config.engine.device)
+    batches = eval_loader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
+    answers = [
+        (logits, targets) for logits, targets, _ in predict_logits(classifier.module, batches, classifier.device)
+    ]
+    temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
+    write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
+    log.line(f"probabilities are calibrated on val: temperature {temperature:.2f}")
+
+
+def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> None:
+    """Evaluate the model file as anyone would, write the report, and record that the run is done."""
+    watched = dataset.watched
+    assert watched is not None
+    config = plan.config
+    run = Run(
+        folder=folder,
+        model=config.model.name or "",
+        recipe=config.recipe,
+        epochs=result.epochs,
+        n_train=len(dataset.splits["train"]),
+        n_val=len(dataset.splits.get("val", ())),
+        n_test=len(dataset.splits.get("test", ())),
+        watched=watched.name,
+        selected=config.engine.select or "last",
+        best=result.best,
+        final=result.final,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+    )
+    with log.counting("evaluating the model file") as progress:
+        classifier = modelfile.load(folder, device=config.engine.device)
+        evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
+    build(report_data(run, plan, dataset, evaluation, result), folder / "report.html")
+    values = run.to_dict()
+    write_json(folder / "result.json", {"request": plan.request.to_dict(), **values})
+    log.line(f"finished: {folder}")
+    log.close()
+
+
+def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, result: FitResult) -> ReportData:
+    """What the report shows, gathered from the parts."""
+    sizes = {name: f"{len(split):,} images" for name, split in dataset.splits.items()}
+    config = plan.config
+    return ReportData(
+        title=f"{dataset.name}: {run.model}",
+        subtitle=f"{run.model}, recipe {run.recipe}, {run.epochs} epochs on {run.n_train:,} images",
+        evaluation=evaluation,
+        rows=result.history,
+        tiles={
+            "training": f"{run.seconds / 60:.1f} min",
+            "speed": f"{run.images_per_second:,.0f} images/s",
+            "parameters": f"{count_params(make_network(config, len(dataset.classes))):,}",
+        },
+        facts={
+            "source": dataset.root,
+            **sizes,
+            "classes": f"{len(dataset.classes):,}",
+            "median image": f"{plan.facts.width} x {plan.facts.height} px",
+            "network input": f"{plan.preprocess.channels} x {plan.preprocess.size} x {plan.preprocess.size}",
+        },
+        notices=(*dataset.notes, *plan.notes, *evaluation.notes),
+        choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
+        config={name: dataclasses.asdict(section) for name, section in configs.sections(config).items()},
+        environment={"system": platform.platform()} | plan.versions,
+        commands=[
+            (
+                "Exact metrics on data with labels",
+                shlex.join(["plusx", "evaluate", str(run.folder), plan.request.data]),
+            ),
+            ("Labels for files and folders", f"plusx predict {shlex.quote(str(run.folder))} FILES"),
+            ("From Python", f'plusx.load({str(run.folder)!r}).predict(["photo.jpg"])'),
+        ],
+    )
