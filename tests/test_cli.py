@@ -18,7 +18,7 @@ import typer
 
 from plusx import cli
 from plusx.errors import PlusxError
-from tests.commands import STEPS, Ran, finish, photos, plusx, start
+from tests.commands import ROOT, STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
 from tests.studies.making import part
 
@@ -374,3 +374,15 @@ def test_waiting_threads_are_told_to_sleep_unless_the_user_said_otherwise(given:
     code = "import os, plusx; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
     assert done.stdout == spins + "\n"
+
+
+def test_training_and_answering_do_without_the_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys; from plusx.cli import app\n"
+        "for words in (['train', 'digits', '--out', 'r', *sys.argv[1:]], ['evaluate', 'r', 'digits'], ['models']):\n"
+        "    app(words, standalone_mode=False)\n"
+        "    assert 'torch._dynamo' not in sys.modules, f'{words} imported it, which takes seconds'\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, *STEPS], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()

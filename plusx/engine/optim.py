@@ -1,7 +1,9 @@
 """Optimizers, what they decay and how fast each part moves, and the average of weights."""
 
 import copy
+import inspect
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from plusx.config import OptimConfig
 from plusx.errors import ConfigError
+
+O = TypeVar("O", bound=Optimizer)  # noqa: E741
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
@@ -42,8 +46,18 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
     ]
     # foreach: on a CPU a quarter faster than one by one and the same bits; fused is faster still, but rounds otherwise.
     if config.name == "adamw":
-        return AdamW(plain, lr=config.lr, betas=(config.momentum, 0.999), foreach=True)
-    return SGD(plain, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
+        return _uncompiled(AdamW)(plain, lr=config.lr, betas=(config.momentum, 0.999), foreach=True)
+    return _uncompiled(SGD)(plain, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
+
+
+def _uncompiled(kind: type[O]) -> type[O]:
+    """The optimizer without what PyTorch wraps around its methods for `torch.compile`.
+
+    At their first call they import the compiler, which takes as long as all of PyTorch, and nothing but the network is
+    ever compiled here.
+    """
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in ("step", "zero_grad", "add_param_group")}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
 
 def set_rates(optimizer: Optimizer, rate: float, decay: float) -> None:

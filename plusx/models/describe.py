@@ -37,14 +37,36 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
         total += output.numel() * layer.weight[0].numel()
 
     for module in list(twin.modules()):
+        for name, child in module.named_children():
+            setattr(module, name, _stand_in(child))
+    for module in twin.modules():
         if isinstance(module, COUNTED):
             module.register_forward_hook(count)
-        for name, child in module.named_children():
-            if isinstance(child, BatchNorm):
-                setattr(module, name, nn.Identity())  # not counted, and most of the time on the meta device
     with torch.no_grad():
         twin(torch.empty(1, *shape, device="meta"))
     return total
+
+
+class Shaped(nn.Linear):
+    """A fully connected layer that computes nothing but its output's shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_features) -> (…, out_features), without values."""
+        return x.new_empty(*x.shape[:-1], self.out_features)
+
+
+def _stand_in(layer: nn.Module) -> nn.Module:
+    """The layer, or one of the same shapes that needs no arithmetic of the meta device.
+
+    That is slow for batch norm, and written in Python for the others: it imports PyTorch's compiler, for seconds.
+    """
+    if isinstance(layer, BatchNorm):
+        return nn.Identity()
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return nn.AdaptiveMaxPool2d(layer.output_size)
+    if isinstance(layer, nn.Linear):
+        return Shaped(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    return layer
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def initialise(network: Network, init: str, zero_init_last: bool) -> None:
     Glorot and Bengio's. Batch norm starts as the identity; `zero_init_last` starts the scale that ends each residual
     branch at zero, so that a block starts as its shortcut (a departure: Goyal et al. 2017, arXiv 1706.02677).
     """
+    if network.fc.weight.is_meta:
+        return  # no values; and drawing there imports PyTorch's compiler, for seconds
     for module in network.modules():
         if module is network.fc:
             initialise_head(network.fc, init)
