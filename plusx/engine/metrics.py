@@ -9,6 +9,7 @@ from torch import Tensor
 
 BINS = 15  # of the calibration error
 UNIT = 1 << 24  # losses and confidences are summed as integers, in steps of 6e-8
+LARGEST = 2.0**40  # of a loss; larger ones count as not finite, since their sum over millions of examples would not fit
 MAX_CONFUSION = 2000  # classes; above, the confusion matrix is left out
 
 
@@ -21,13 +22,14 @@ class Metrics:
         device: where the totals are kept.
 
     Attributes:
-        totals: int64 (5,): examples, top-1 right, top-5 right, loss in units, examples with a loss that is not finite.
+        totals: int64 (6,): examples, top-1 right, top-5 right, the fractions of losses in units, examples with a loss
+            that is not finite, the whole parts of losses.
         confusion: int64 (K, K), rows are true classes; None for multi-label and for very many classes.
     """
 
     def __init__(self, task: str, n_classes: int | None = None, device: torch.device | str = "cpu") -> None:
         self.task = task
-        self.totals = torch.zeros(5, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(6, dtype=torch.int64, device=device)
         self._classes = torch.zeros(3, n_classes or 0, dtype=torch.int64)  # right, predicted, true
         self._bins = torch.zeros(3, BINS, dtype=torch.int64)  # answers, right, confidence in units
         keep = task == "single" and n_classes is not None and n_classes <= MAX_CONFUSION
@@ -51,9 +53,10 @@ class Metrics:
             rank = _rank(logits, labels)
             top1, top5 = (rank < 1) & sound, (rank < 5) & sound
         losses = _losses(logits, targets, self.task) if loss is None else loss.double() * len(logits)
-        known = losses.isfinite()
-        units = (losses.where(known, 0) * UNIT).round().long()
-        counts = (torch.ones_like(top1), top1, top5, units, ~known)
+        known = losses.abs() < LARGEST  # not of NaN
+        losses = losses.where(known, 0)
+        units = (losses.frac() * UNIT).round().long()
+        counts = (torch.ones_like(top1), top1, top5, units, ~known, losses.long())
         self.totals += torch.stack([count.sum() for count in counts])
         if self._classes.numel():
             self._add_details(logits, labels)
@@ -113,10 +116,10 @@ class Metrics:
 
     @property
     def loss(self) -> float:
-        """Mean loss of an example; NaN when one of them was not finite, or there are none."""
+        """Mean loss of an example; NaN when one of them was not finite or over 1e12, or there are none."""
         if self.totals[4] or not self.n:
             return float("nan")
-        return int(self.totals[3]) / UNIT / self.n
+        return (int(self.totals[5]) * UNIT + int(self.totals[3])) / UNIT / self.n
 
     @property
     def ece(self) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plusx.engine.distributed import ALONE, World
+from plusx.errors import TrainingError
 
 EVERY = 25  # steps from one look at the inputs to the next
 SAMPLE = 4096  # patches of a layer in each look
@@ -62,8 +63,7 @@ class Preconditioner:
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
-        if self._seen:
-            self._follow()
+        moved = self._follow() if self._seen else {}
         for layer in self._layers:
             gradient, inverse = layer.weight.grad, self._inverse(layer.weight)
             if gradient is None or inverse is None:
@@ -72,17 +72,18 @@ class Preconditioner:
             turned = flat @ inverse
             turned *= flat.norm() / turned.norm().clamp(min=torch.finfo(turned.dtype).tiny)
             gradient.copy_(turned.view(gradient.shape))
+        for weight, covariance in moved.items():  # when nothing can fail any more: a step is made as a whole or not
+            self._optimizer.state[weight]["covariance"] = covariance
 
-    def _follow(self) -> None:
-        """Moves the covariances, all or none."""
+    def _follow(self) -> dict[Tensor, Tensor]:
+        """The covariances moved toward what was seen, whose inverses are those from now on."""
         self._world.mean(list(self._seen.values()))
         moved = {}
         for weight, seen in self._seen.items():
             before = self._optimizer.state[weight].get("covariance")
             moved[weight] = seen if before is None else before.lerp(seen, self._share)
         self._inverses = {weight: self._inverted(covariance) for weight, covariance in moved.items()}
-        for weight, covariance in moved.items():
-            self._optimizer.state[weight]["covariance"] = covariance
+        return moved
 
     def _inverse(self, weight: Tensor) -> Tensor | None:
         """None before the first look; after a resume it is computed from the covariance anew, in the same bits."""
@@ -93,7 +94,10 @@ class Preconditioner:
     def _inverted(self, covariance: Tensor) -> Tensor:
         floor = self._damping * covariance.diagonal().mean().clamp(min=torch.finfo(covariance.dtype).eps)
         damped = covariance + floor * torch.eye(len(covariance), device=covariance.device)
-        return torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:
+            raise TrainingError("the covariance of a layer's inputs has no inverse.", "Raise optim.damping.")
+        return torch.cholesky_inverse(factor)
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._interrupted = False  # by Ctrl-C
         self._waiting = False
         self._previous: dict[int, Any] = {}
 
@@ -53,8 +54,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == self.received == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         self.received = self.received or number
         if self._waiting:
             self._waiting = False

@@ -223,6 +223,7 @@ class Trainer:
                     if not self._evaluation_due():
                         self.log.line(describe([self._train_row()], self.total / per_epoch))
                         self._save()
+                self._together(signals, lambda: None)  # a signal that came in the last save stops here
             except BaseException as error:
                 self._leave(error, signals.received)
                 raise
@@ -452,17 +453,23 @@ class Trainer:
     def _moved(self, found: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
         """A checkpoint of other data, now at the start of its next epoch, in the place of all others.
 
-        What was measured on the old data is no longer the best of anything.
+        A run whose length is in steps goes on at its next step. Steps of an epoch may be more or fewer now: those of
+        metrics move with them. What was measured on the old data is no longer the best of anything.
         """
-        at = Position(**found.document["position"])
-        epoch = math.ceil(at.step / found.document["steps_per_epoch"])
-        at.step, at.best = min(epoch * self.train.steps_per_epoch, self.total), None
-        at.evaluated = at.step - (at.step == self.total)
-        path = checkpoint.save(self.folder, at.step, self._document(at), found.tensors)
+        at, tensors = Position(**found.document["position"]), dict(found.tensors)
+        old, new = found.document["steps_per_epoch"], self.train.steps_per_epoch
+        if self.config.schedule.epochs:
+            at.step = min(math.ceil(at.step / old) * new, self.total)
+            at.rows = [row | {"step": round(row["step"] * new / old)} for row in at.rows]
+        elif at.step < self.total:  # in mid-epoch, whose counts begin anew
+            tensors["running/totals"] = torch.zeros_like(tensors["running/totals"])
+        at.evaluated, at.best = at.step - (at.step == self.total), None
+        at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
+        path = checkpoint.save(self.folder, at.step, self._document(at), tensors)
         for other in checkpoint.stored(self.folder):
             if other != path:
                 other.unlink()
-        self.log.line(f"going on with the changed data from epoch {epoch + 1}")
+        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
         return checkpoint.load(path)
 
     def _load(self, found: checkpoint.Checkpoint) -> None:
@@ -474,7 +481,8 @@ class Trainer:
         weights = {n: t for n, t in found.tensors.items() if n.startswith(("model/", "ema/"))}
         _copy_into(self._weights(), weights, found.path)
         load_state_tensors(self.optimizer, self.module, optimizer)
-        self.running.totals.copy_(found.tensors["running/totals"])
+        counted = found.tensors["running/totals"]
+        self.running.totals[: len(counted)].copy_(counted)  # five in checkpoints of earlier versions
         self.at = Position(**found.document["position"])
         self._saved = (self.at.step, self.at.evaluated)
 

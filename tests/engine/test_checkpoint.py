@@ -20,7 +20,7 @@ def tensors(value: float = 1.0) -> dict[str, Tensor]:
     return {
         "model/w": torch.full((3, 4), value),
         "model/n": torch.tensor(7),
-        "running/totals": torch.arange(5),
+        "running/totals": torch.arange(6),
         "model/cl": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
     }
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from plusx.engine.distributed import World
 from plusx.engine.precondition import Preconditioner, patch_covariance
 from plusx.engine.stop import Stopped
 from plusx.errors import ConfigError, TrainingError
-from tests.engine.tiny import Train, at_batch, net, run, tiny_config
+from tests.engine.tiny import CLOCKS, Train, at_batch, net, run, tiny_config
 
 
 def patches(layer: nn.Conv2d, images: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,6 +129,16 @@ def test_what_correlated_inputs_hide_is_learnt() -> None:
     assert remaining_loss(5.0, 1e-5) < 0.01
 
 
+def test_a_covariance_without_inverse_is_a_clear_error() -> None:
+    layer = nn.Conv2d(2, 1, 1)
+    optimizer = SGD(layer.parameters(), lr=0.1)
+    with Preconditioner(layer, optimizer, 1e-12).watching(0):
+        layer(torch.randn(64, 1, 6, 6).expand(-1, 2, -1, -1)).sum().backward()
+        with pytest.raises(TrainingError, match=r"no inverse"):
+            optimizer.step()
+    assert "covariance" not in optimizer.state[layer.weight]
+
+
 def test_covariances_are_a_mean_of_the_first_looks_then_a_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precondition, "EVERY", 3)
     layer = nn.Conv2d(1, 2, 1, bias=False)
@@ -173,6 +184,34 @@ def test_a_step_that_fails_leaves_no_trace(tmp_path: Path) -> None:
         trainer.fit()
     assert all("covariance" not in state for state in trainer.optimizer.state.values())
     assert all(not layer._forward_pre_hooks for layer in trainer.module.modules())
+
+
+def test_memory_that_ends_in_the_second_look_leaves_the_state_before_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precondition, "EVERY", 4)
+    config = tiny_config(optim__precondition="inputs")
+    straight = run(tmp_path / "straight", config)[0]
+    straight.fit()
+    cut = run(tmp_path / "cut", config)[0]
+    looks = iter(range(1, 100))
+
+    def inverted(own: Preconditioner, covariance: Tensor, real: Any = Preconditioner._inverted) -> Tensor:
+        if next(looks) == 4:  # two layers, twice
+            raise torch.OutOfMemoryError("CUDA")
+        return real(own, covariance)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Preconditioner, "_inverted", inverted)
+        with pytest.raises(TrainingError, match="step 5: out of memory"):
+            cut.fit()
+    resumed = run(tmp_path / "cut", config)[0]
+    result = resumed.fit()
+    assert [row | dict.fromkeys(CLOCKS, 0) for row in result.history] == [
+        row | dict.fromkeys(CLOCKS, 0) for row in straight.at.rows
+    ]
+    final = resumed.module.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in straight.module.state_dict().items())
 
 
 def test_covariances_are_in_checkpoints_and_the_averaged_network_carries_no_hooks(tmp_path: Path) -> None:

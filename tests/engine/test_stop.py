@@ -48,6 +48,15 @@ def test_the_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
         assert signals.received == signal.SIGINT
 
 
+def test_ctrl_c_twice_stops_at_once_whatever_came_before() -> None:
+    with StopSignals() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGINT)  # a terminal sends it to all ranks, of which torchrun may have told one already
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.received == signal.SIGTERM
+
+
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals():

@@ -296,6 +296,17 @@ def test_signals_save_and_stop_with_their_code(tmp_path: Path, number: int, code
     assert train.closed == 1
 
 
+def test_a_signal_in_the_last_save_stops_before_all_that_follows(tmp_path: Path) -> None:
+    trainer, _, selected = run(tmp_path, tiny_config(schedule__epochs=1))
+    keep = trainer.on_selected
+    trainer.on_selected = lambda *kept: (keep(*kept), os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped) as caught:
+        trainer.fit()
+    assert caught.value.exit_code == 143
+    assert len(selected) == 1
+    assert run(tmp_path, tiny_config(schedule__epochs=1))[0].fit().steps == 5
+
+
 def test_another_network_or_plan_is_refused_on_resume(tmp_path: Path) -> None:
     run(tmp_path, tiny_config(engine__ema=0.5))[0].fit()
     with pytest.raises(ModelFileError, match=r"of another network; \d+ tensors differ, ema/"):

@@ -185,10 +185,12 @@ def test_changed_data_begin_at_the_next_epoch(tmp_path: Path, n: int, k: int, mo
     assert trainer.total == 3 * train.steps_per_epoch
     wanted = final_state(folder, trainer)
     rows = wanted[0]["position"]["rows"]
-    assert rows[: len(before.document["position"]["rows"])] == clockless(before.document["position"]["rows"])
-    assert [row["epoch"] for row in rows if row["split"] == "val"] == [*range(1, k // 5 + 1), *range(epochs + 1, 4)] + (
-        [3] if epochs == 3 else []
+    kept = [row for row in before.document["position"]["rows"] if row["epoch"] < 3]
+    assert rows[: len(kept)] == clockless([row | {"step": row["step"] // 5 * train.steps_per_epoch} for row in kept])
+    assert [row["epoch"] for row in rows if row["split"] == "val"] == sorted(
+        {*range(1, k // 5 + 1), *range(epochs + 1, 4), 3}
     )
+    assert all(row["step"] == row["epoch"] * train.steps_per_epoch for row in rows)
     assert selected[0][0] > epochs * train.steps_per_epoch or epochs == 3  # the old best does not count
     assert f"from epoch {epochs + 1}" in (folder / "log.txt").read_text()
 
@@ -204,6 +206,28 @@ def test_changed_data_begin_at_the_next_epoch(tmp_path: Path, n: int, k: int, mo
     second, _, _ = run(tmp_path / "cut", config, Train(n), data="others")
     second.fit()
     assert_same_end(tmp_path / "cut", second, wanted)
+
+
+@pytest.mark.parametrize("n", [72, 16])
+def test_a_length_in_steps_stays_when_the_data_change(tmp_path: Path, n: int) -> None:
+    config, folder = (
+        tiny_config(schedule__epochs=None, schedule__steps=18, engine__checkpoint_steps=1),
+        tmp_path / "run",
+    )
+    with pytest.raises(Stopped):
+        run(folder, config, Train(before=at_batch(8, terminate)))[0].fit()
+    made: list[int] = []
+    trainer, _, _ = run(folder, config, Train(n), data="others")
+    trainer.on_step = lambda step, _: made.append(step)
+    trainer.fit()
+    assert made == list(range(9, 19))
+    rows = final_state(folder, trainer)[0]["position"]["rows"]
+    at = [row["step"] for row in rows if row["split"] == "val"]
+    assert at == sorted(set(at))
+    assert at[-1] == 18
+    per_epoch = n // 8
+    last = next(row for row in reversed(rows) if row["split"] == "train")
+    assert last["top1"] * 8 * (18 % per_epoch or per_epoch) == pytest.approx(trainer.running.correct)
 
 
 def test_what_killed_saves_left_is_removed(tmp_path: Path) -> None:
