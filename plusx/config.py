@@ -18,6 +18,7 @@ from typing import Any
 from plusx.errors import ConfigError
 
 MEAN_IMAGE_SIDE = 512  # px; a larger one does not fit into a model file's header
+HUGE = 1e30  # beyond what a rate can mean; float32 ends at 3e38
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
@@ -40,7 +41,7 @@ class DataConfig:
 
     root: str | None = option("folder searched first for a named data set", None)
     mode: str | None = option("small: in memory; photo: decoded by workers", None, choices=("small", "photo"))
-    size: int | None = option("side of the square network input, px", None, low=1)
+    size: int | None = option("side of the square network input, px", None, low=1, below=8193)
     resize: int | None = option("shorter side before the centre crop at evaluation, px", None, low=1)
     fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
@@ -53,7 +54,7 @@ class DataConfig:
     val_fraction: float | None = option(
         "share of the training examples held out where no val split is given", None, low=0, below=1
     )
-    split_seed: int = option("seed of that split", 0, low=0)
+    split_seed: int = option("seed of that split", 0, low=0, below=2**63)
     workers: int | None = option("decoding processes", None, low=0)
     max_pixels: int = option(
         "largest image accepted, from its header; Pillow opens none above 178,956,970",
@@ -72,7 +73,7 @@ class AugmentConfig:
         "none; translate: pad and crop; resized: random area and aspect; scale: random shorter side, then crop",
         choices=("none", "translate", "resized", "scale"),
     )
-    pad: int = option("padding on each side for translate, px", 0, low=0)
+    pad: int = option("padding on each side for translate, px", 0, low=0, below=257)
     padding_mode: str = option("what translate pads with", "zeros", choices=("zeros", "reflect"))
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
     shorter_side: tuple[int, int] = option("range of the shorter side for scale, px", (256, 480), low=1)
@@ -102,7 +103,7 @@ class ModelConfig:
     shortcut: str | None = option("shortcut option", None, choices=("A", "B", "C"))
     stride_in: str | None = option("stride placement in a bottleneck", None, choices=("1x1", "3x3"))
     stem: str | None = option("first layers", None, choices=("imagenet", "cifar", "deep"))
-    width: int | None = option("channels of the first stage", None, low=1)
+    width: int | None = option("channels of the first stage", None, low=1, below=65_537)
     norm: str = option("none: no batch norm, a learned shift in its place", "batch", choices=("batch", "none"))
     norm_order: str | None = option(
         "last batch norm of a residual block, before or after the addition", None, choices=("before", "after")
@@ -118,14 +119,14 @@ class OptimConfig:
     """The optimizer and the loss."""
 
     name: str = option("optimizer", choices=("sgd", "adamw"))
-    lr: float = option("peak learning rate", low=0)
-    weight_decay: float = option("weight decay", low=0)
-    momentum: float = option("momentum (sgd) or beta1 (adamw)", 0.9, low=0)
+    lr: float = option("peak learning rate", low=0, below=HUGE)
+    weight_decay: float = option("weight decay", low=0, below=HUGE)
+    momentum: float = option("momentum (sgd) or beta1 (adamw)", 0.9, low=0, below=1)
     nesterov: bool = option("Nesterov momentum (a departure)", False)
     decay: str = option(
         "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
     )
-    clip_norm: float | None = option("largest gradient norm", None, low=0)
+    clip_norm: float | None = option("largest gradient norm", None, low=1e-9)
     precondition: str = option(
         "none; inputs: gradients of convolutions times the inverse covariance of their inputs (a departure)",
         "none",
@@ -151,10 +152,13 @@ class ScheduleConfig:
     warmup_factor: float = option("share of the peak until the training error is under warmup_error", 0.1, low=0)
     milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0, below=1)
     patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
-    factor: float = option("decay factor at each milestone or plateau", 0.1, low=0)
-    final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0)
+    factor: float = option("decay factor at each milestone or plateau", 0.1, low=0, below=HUGE)
+    final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0, below=HUGE)
     final_weight_decay: float = option(
-        "weight decay at the end of the run, reached in a straight line, as a share of optim.weight_decay", 1.0, low=0
+        "weight decay at the end of the run, reached in a straight line, as a share of optim.weight_decay",
+        1.0,
+        low=0,
+        below=HUGE,
     )
 
 
@@ -179,7 +183,7 @@ class EngineConfig:
     checkpoint_minutes: float = option("minutes between checkpoints", 5.0, low=0)
     on_bad_image: str = option("a file that cannot be decoded", "error", choices=("error", "skip"))
     device: str | None = option("cpu, cuda, cuda:1, …", None)
-    threads: int | None = option("CPU threads of the training process", None, low=1)
+    threads: int | None = option("CPU threads of the training process", None, low=1, below=1025)
     tensorboard: bool = option("also write TensorBoard events", False)
 
 
@@ -192,7 +196,7 @@ class Config:
     """
 
     recipe: str = option("recipe this came from")
-    seed: int = option("seed of initialisation, order and augmentation", 0, low=0)
+    seed: int = option("seed of initialisation, order and augmentation", 0, low=0, below=2**63)
     data: DataConfig
     augment: AugmentConfig
     model: ModelConfig
@@ -410,6 +414,11 @@ def _cross_problems(config: Config) -> list[str]:
             "engine.compile=false": not config.engine.compile,
         }
         problems += [f"engine.cuda_graphs: needs {name}" for name, met in needed.items() if not met]
+    if config.optim.nesterov and config.optim.name == "sgd" and not config.optim.momentum:
+        problems.append("optim.nesterov: needs optim.momentum over 0")
+    if config.optim.freeze == "body" and config.engine.precise_bn:
+        kept = "expected 0 with optim.freeze=body, whose statistics stay as given"
+        problems.append(f"engine.precise_bn: got {config.engine.precise_bn}, {kept}")
     if config.optim.precondition != "none":
         needed = {"optim.name=sgd": config.optim.name == "sgd", "engine.compile=false": not config.engine.compile}
         problems += [f"optim.precondition: needs {name}" for name, met in needed.items() if not met]

@@ -42,6 +42,7 @@ from plusx.models import create_model
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
+MOST_PIXELS = 178_956_970  # of an image, that a file may allow; Pillow opens none above
 PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
@@ -73,8 +74,15 @@ class Classifier:
         return next(self.module.parameters()).device
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """Logits (N, K) divided by the calibration temperature."""
-        return logits / (self.meta.get("temperature") or 1.0)
+        """Logits (N, K) divided by the calibration temperature.
+
+        Raises:
+            ModelFileError: some are not finite.
+        """
+        answers = logits / (self.meta.get("temperature") or 1.0)
+        if not answers.isfinite().all():
+            raise ModelFileError("the model's answers are not finite numbers.", "Its weights cannot be used.")
+        return answers
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, K) -> probabilities (N, K), calibrated: softmax, or sigmoid for multi-label."""
@@ -355,16 +363,23 @@ def _document_problem(document: Mapping[str, Any]) -> str:
         return f"{len(classes)} class names for {document['arch'].get('num_classes')} outputs"
     if document.get("task") not in ("single", "multi"):
         return f"task {document.get('task')!r}"
-    if temperature is not None and not (type(temperature) in (int, float) and temperature > 0):  # NaN never parses
-        return f"temperature {temperature!r}"
+    if temperature is not None and not _between(temperature, 1e-6, 1e6):
+        return f"temperature {str(temperature)[:40]}"
     rules = document["preprocess"]
     sides = [rules.get(key) for key in ("size", "resize")]
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
         return f"an input of {sides[0]!r} px from {sides[1]!r} px, expected 1 to {MAX_SIDE}"
-    numbers = [rules.get("mean"), rules.get("std"), [rules.get("max_pixels"), rules.get("background")]]
-    if not all(isinstance(row, list) and all(type(n) in (int, float) for n in row) for row in numbers):
+    if not (_between(rules.get("background"), 0, 255) and _between(rules.get("max_pixels"), 1, MOST_PIXELS)):
+        return "preprocessing with a background or a limit of pixels that cannot be"
+    if not all(isinstance(rules.get(key), list) for key in ("mean", "std")):
         return "preprocessing without numbers"
+    if not (all(_between(n, -1e9, 1e9) for n in rules["mean"]) and all(_between(n, 1e-9, 1e9) for n in rules["std"])):
+        return "preprocessing with numbers that cannot be"
     return ""
+
+
+def _between(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high
 
 
 def _empty_network(arch: Mapping[str, Any], header: tensorfile.Header, path: Path) -> nn.Module:

@@ -39,13 +39,17 @@ class Request:
         """The flags and `--set` values as changes of config fields.
 
         Raises:
-            ConfigError: a `--set` that names no field or has a value that does not fit it; both a number of epochs and
-                one of steps.
+            ConfigError: a `--set` that names no field or has a value that does not fit it; a field that is set to two
+                values; both a number of epochs and one of steps.
         """
         flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
         flags |= {"data.size": self.size, "seed": self.seed}
         changes = {key: value for key, value in flags.items() if value is not None}
-        changes |= configs.parse_overrides(self.overrides)
+        others = configs.parse_overrides(self.overrides)
+        if twice := [key for key in changes if others.get(key, changes[key]) != changes[key]]:
+            message = f"{twice[0]}: got {changes[twice[0]]!r} by its flag and {others[twice[0]]!r} by --set."
+            raise ConfigError(message, "Leave one of them out.")
+        changes |= others
         if changes.get("schedule.steps") and changes.get("schedule.epochs"):
             given = f"{changes['schedule.epochs']} epochs and {changes['schedule.steps']} steps"
             raise ConfigError(f"schedule: got {given}, expected one of them.", "Leave --epochs or schedule.steps out.")
@@ -93,13 +97,16 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     Raises:
         ConfigError: an unknown recipe or model, or values that do not fit; all problems at once.
     """
-    picked = default_recipe(facts, request.weights is not None, request.size)
     changes = request.changes()
+    picked = default_recipe(facts, request.weights is not None, changes.get("data.size"))
     kept = settings(origin, changes) if origin else {}
     config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
     machine = Machine("cuda" if torch.cuda.is_available() else "cpu", cores=max(1, own_cores() // processes))
     config, choices = choose(config, facts, machine)
+    if config.engine.select == "best" and facts.n_val == 0:
+        message = "engine.select: got best, but there is no val split, and a test split must not select"
+        raise ConfigError(message, "Leave it out, or hold a part of train out: --set data.val_fraction=0.1.")
     choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
 

@@ -96,8 +96,8 @@ VALUES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("got 5 epochs and 3 steps, expected one of them",),
     ),
     "no epochs": (("--epochs", "0"), ("schedule.epochs: got 0, expected at least 1 or auto.",)),
-    "no size": (("--size", "0"), ("data.size: got 0, expected at least 1 or auto.",)),
-    "a negative seed": (("--seed", "-1"), ("seed: got -1, expected at least 0.",)),
+    "no size": (("--size", "0"), ("data.size: got 0, expected at least 1 and below 8,193 or auto.",)),
+    "a negative seed": (("--seed", "-1"), ("seed: got -1, expected at least 0 and below 9.22337204e+18.",)),
     "no such weights": (("--weights", "none.pt"), ("none.pt: no such file or run folder.", "Give a run folder or")),
     "no such device": (("--set", "engine.device=gpu"), ("engine.device: got 'gpu', expected cpu, cuda",)),
     "a device that is not there": (

@@ -58,7 +58,7 @@ UNPARSED = {
     "optim.lr": "'optim.lr': got no value, expected section.field=value",
 }
 UNFIT = {
-    "optim.lr=-1": "optim.lr: got -1.0, expected at least 0",
+    "optim.lr=-1": "optim.lr: got -1.0, expected at least 0 and below 1e+30",
     "optim.lr=nan": "optim.lr: got nan, expected a finite number",
     "optim.lr=inf": "optim.lr: got inf, expected a finite number",
     "optim.name=lion": "optim.name: got 'lion', expected one of sgd, adamw",
@@ -69,6 +69,12 @@ UNFIT = {
     "data.channels=2": "data.channels: got 2, expected 1, 3 or auto",
     "data.normalize=pixels": "data.normalize: got 'pixels', expected one of channel, imagenet, weights, pixel, none",
     "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
+    "engine.threads=1025": "engine.threads: got 1025, expected at least 1 and below 1,025 or auto",
+    "optim.lr=1e308": "optim.lr: got 1e+308, expected at least 0 and below 1e+30",
+    "optim.momentum=1": "optim.momentum: got 1.0, expected at least 0 and below 1",
+    "optim.momentum=0": "optim.nesterov: needs optim.momentum over 0",
+    "optim.clip_norm=0": "optim.clip_norm: got 0.0, expected at least 1e-09 or auto",
+    "model.width=65537": "model.width: got 65537, expected at least 1 and below 65,537 or auto",
     "engine.ema=1": "engine.ema: got 1.0, expected at least 0 and below 1",
     "engine.device=tpu": "engine.device: got 'tpu', expected cpu, cuda, cuda:1, … or mps",
     "schedule.warmup=1.5": "schedule.warmup: got 1.5, expected at least 0 and below 1",
@@ -131,6 +137,11 @@ def test_every_problem_is_told_at_once() -> None:
     assert sorted(message(lambda: changed(*between)).split("; ")) == sorted(UNFIT[text] for text in between)
 
 
+def test_a_frozen_body_keeps_its_statistics() -> None:
+    wanted = "engine.precise_bn: got 200, expected 0 with optim.freeze=body, whose statistics stay as given"
+    assert message(lambda: changed("optim.freeze=body", "engine.precise_bn=200")) == wanted
+
+
 def test_a_mean_image_has_a_largest_side() -> None:
     changed("data.normalize=pixel", "data.size=512")
     changed("data.size=513")
@@ -179,9 +190,19 @@ def test_epochs_and_steps_together_are_refused() -> None:
 
 
 def test_flags_are_fields() -> None:
-    request = Request(data="x", model="resnet8", epochs=3, size=16, seed=5, overrides=("model.name=resnet14",))
+    request = Request(data="x", model="resnet8", epochs=3, size=16, seed=5, overrides=("schedule.epochs=3",))
     config = configs.replace(CONFIG, request.changes())
-    assert (config.model.name, config.schedule.epochs, config.data.size, config.seed) == ("resnet14", 3, 16, 5)
+    assert (config.model.name, config.schedule.epochs, config.data.size, config.seed) == ("resnet8", 3, 16, 5)
+
+
+def test_a_seed_has_63_bits() -> None:
+    wanted = "seed: got 9223372036854775808, expected at least 0 and below 9.22337204e+18"
+    assert message(lambda: configs.replace(CONFIG, {"seed": 2**63})) == wanted
+
+
+def test_a_flag_and_set_that_differ_are_refused() -> None:
+    request = Request(data="x", model="resnet8", overrides=("model.name=resnet14",))
+    assert message(request.changes) == "model.name: got 'resnet8' by its flag and 'resnet14' by --set."
 
 
 def test_json_and_back() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
 from torch import nn
 
@@ -202,6 +203,12 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "class a number": lambda d: d.update(classes=[1, 2, 3]),
     "other task": lambda d: d.update(task="both"),
     "temperature 0": lambda d: d.update(temperature=0),
+    "temperature beyond float": lambda d: d.update(temperature=10**400),
+    "temperature that divides to infinity": lambda d: d.update(temperature=5e-324),
+    "mean beyond float": lambda d: d["preprocess"].update(mean=[10**400, 0, 0]),
+    "std that divides to infinity": lambda d: d["preprocess"].update(std=[5e-324, 1, 1]),
+    "other background": lambda d: d["preprocess"].update(background=256),
+    "no limit of pixels": lambda d: d["preprocess"].update(max_pixels=10**12),
     "temperature text": lambda d: d.update(temperature="1"),
     "huge input": lambda d: d["preprocess"].update(size=10**9, resize=10**9),
     "text mean": lambda d: d["preprocess"].update(mean=["a"] * 3),
@@ -278,6 +285,17 @@ def test_poisoned_values_are_neither_written_nor_read(tmp_path: Path, monkeypatc
     with pytest.raises(ModelFileError, match=r"layer2\.0\.conv1\.weight holds NaN or infinity"):
         modelfile.load(tmp_path / "m")
     assert modelfile.load(tmp_path / "m", allow_nonfinite=True).classes == tuple(CLASSES)
+
+
+def test_answers_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    path, huge = tmp_path / "m", network()
+    for weight in huge.parameters():  # each is a number that arithmetic can bear; what becomes of an image is not
+        weight.data.fill_(1e15)
+    save(path, huge)
+    classifier = modelfile.load(path)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "x.png")
+    with pytest.raises(ModelFileError, match="answers are not finite"):
+        classifier.predict(tmp_path / "x.png")
 
 
 def test_a_failed_save_leaves_the_old_file(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,11 @@ def test_choices_suit_every_family(name: str, recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "lows"), [("resnet20", 0), ("plain56", 0), ("resnet110", 400), ("plain110", 400), ("resnet1202", 400)]
+    ("model", "lows"),
+    [
+        *(("resnet20", 0), ("plain56", 0), ("resnet110", 400), ("plain110", 400), ("resnet1202", 400)),
+        *(("resmlp-53x64", 0), ("plainmlp-54x64", 400)),  # of 108 and 110 layers
+    ],
 )
 def test_the_papers_cifar10_rates_at_the_papers_steps(model: str, lows: int) -> None:
     config, _ = decide(Request(data="cifar10", model=model, recipe="cifar10-paper"), CIFAR)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 BINS = 15  # of the calibration error
 UNIT = 1 << 24  # losses and confidences are summed as integers, in steps of 6e-8
-LARGEST = 2.0**40  # of a loss; larger ones count as not finite, since their sum over millions of examples would not fit
+LARGEST = 2.0**40  # of a loss; larger ones count as this, so that the sum over millions of examples fits
 MAX_CONFUSION = 2000  # classes; above, the confusion matrix is left out
 
 
@@ -53,8 +53,8 @@ class Metrics:
             rank = _rank(logits, labels)
             top1, top5 = (rank < 1) & sound, (rank < 5) & sound
         losses = _losses(logits, targets, self.task) if loss is None else loss.double() * len(logits)
-        known = losses.abs() < LARGEST  # not of NaN
-        losses = losses.where(known, 0)
+        known = losses.isfinite()
+        losses = losses.where(known, 0).clamp(max=LARGEST)
         units = (losses.frac() * UNIT).round().long()
         counts = (torch.ones_like(top1), top1, top5, units, ~known, losses.long())
         self.totals += torch.stack([count.sum() for count in counts])
@@ -116,7 +116,7 @@ class Metrics:
 
     @property
     def loss(self) -> float:
-        """Mean loss of an example; NaN when one of them was not finite or over 1e12, or there are none."""
+        """Mean loss of an example; NaN when one of them was not finite, or there are none."""
         if self.totals[4] or not self.n:
             return float("nan")
         return (int(self.totals[5]) * UNIT + int(self.totals[3])) / UNIT / self.n

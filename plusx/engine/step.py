@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from plusx.config import Config
 from plusx.engine.distributed import ALONE, World
-from plusx.engine.metrics import LARGEST, Metrics
+from plusx.engine.metrics import Metrics
 from plusx.errors import DivergedError
 
 SHOWN = 8  # example ids in a message
@@ -42,7 +42,7 @@ class TrainBatch(Batch, Protocol):
 
 
 class NonFiniteError(DivergedError):
-    """A loss or gradient that is NaN or infinite, or a loss too large to count.
+    """A loss or gradient that is NaN or infinite.
 
     Attributes:
         step: the step that was not made; the first is 1.
@@ -81,11 +81,9 @@ def train_step(
     weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
     norm = get_total_norm([w.grad for w in weights], foreach=True)
     value, length = torch.stack([summed[0], norm]).tolist()  # the one wait for the device in a step
-    countable = abs(value) * batch.total < LARGEST  # not NaN
-    if not (countable and math.isfinite(length)):
+    if not (math.isfinite(value) and math.isfinite(length)):
         here = math.isfinite(value) or not mean.isfinite()  # if not, the loss is another rank's
-        what = f"the gradient norm is {length}" if countable else f"the loss is {value}"
-        raise _non_finite(batch, what, step) if here else world.lost()
+        raise _non_finite(batch, value, length, step) if here else world.lost()
     if config.optim.clip_norm is not None:
         clip_grads_with_norm_(weights, config.optim.clip_norm, norm, foreach=True)
     optimizer.step()
@@ -124,8 +122,9 @@ def criterion(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def _non_finite(batch: Batch, what: str, step: int) -> NonFiniteError:
+def _non_finite(batch: Batch, loss: float, norm: float, step: int) -> NonFiniteError:
     """Names the examples whose pixels are not finite, or else the whole batch."""
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     odd = ~batch.images.isfinite().flatten(1).all(1).cpu()
     ids: list[int] = batch.ids[odd if odd.any() else slice(None)].tolist()
     which = "; not finite are the pixels of" if odd.any() else ", on a batch of"

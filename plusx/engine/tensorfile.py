@@ -235,6 +235,8 @@ def _entry(value: Any, base: int) -> Entry:
     shape, (start, stop) = value["shape"], value["data_offsets"]
     if len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in (*shape, start, stop)):
         raise ValueError("a tensor with an impossible shape or place")
+    if math.prod(max(n, 1) for n in shape) >= 1 << 48:  # strides overflow, also where a 0 makes it empty
+        raise ValueError("a tensor with an impossible shape")
     if value["dtype"] not in DTYPES:
         raise ValueError(f"unknown dtype {str(value['dtype'])[:20]}")
     dtype = DTYPES[value["dtype"]]

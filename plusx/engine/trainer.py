@@ -247,12 +247,12 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step; the first is 0."""
+        schedule = self.config.schedule
         # A test split may steer nothing: then the training error is what plateaus.
-        errors = [
-            1 - row["top1"] for row in self.at.rows if row["split"] == ("val" if self.watched == "val" else "train")
-        ]
-        so_far = SoFar(not self._warming(), errors)
-        return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total, so_far)
+        split = "val" if self.watched == "val" else "train"
+        rows = self.at.rows if schedule.name == "plateau" else ()
+        so_far = SoFar(not self._warming(), [1 - row["top1"] for row in rows if row["split"] == split])
+        return self.config.optim.lr * learning_factor(schedule, step, self.total, so_far)
 
     def _decay(self, step: int) -> float:
         """The weight decay of a step; the first is 0."""

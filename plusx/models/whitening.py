@@ -15,6 +15,7 @@ from plusx.errors import ConfigError
 STEM_FLOOR = 5e-4  # added to the variance along each eigenvector, so that faint ones are not blown up
 INPUT_FLOOR = 1e-2  # the same where every eigenvector counts
 SIDE = 3  # of the patches that the input's whitening looks at, px
+CONSTANT = 1e-6  # deviation of a channel that says nothing, and is not made louder
 CHUNK = 250  # images whose patches are in memory at a time
 
 
@@ -60,7 +61,8 @@ def whiten_input(network: Any, images: Tensor) -> None:
     middle = zca.view(channels, SIDE, SIDE, -1)[:, SIDE // 2, SIDE // 2]
     with torch.no_grad():
         weight.copy_(middle.view_as(weight))
-        weight /= network.whitening(images).std((0, 2, 3)).view(-1, 1, 1, 1)
+        deviation = network.whitening(images).std((0, 2, 3)).view(-1, 1, 1, 1)
+        weight /= deviation.where(deviation > CONSTANT, 1)
 
 
 def whiten_stem(network: Any, images: Tensor) -> None:
@@ -81,6 +83,9 @@ def whiten_stem(network: Any, images: Tensor) -> None:
     if not isinstance(conv, nn.Conv2d):
         message = f"model.whiten_stem: got True, but the stem of {network.arch['name']} is not a convolution"
         raise ConfigError(message, "Leave it out.")
+    if network.whitening is not None:
+        with torch.no_grad():
+            images = network.whitening(images)
     values, vectors = torch.linalg.eigh(_second_moments(images, conv.kernel_size[0]))
     filters = (vectors / (values + STEM_FLOOR).sqrt()).T.flip(0).float()
     pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: conv.out_channels]
@@ -89,7 +94,14 @@ def whiten_stem(network: Any, images: Tensor) -> None:
 
 
 def _second_moments(images: Tensor, side: int) -> Tensor:
-    """Mean products of the values of all patches, float64 (C side side, C side side)."""
+    """Mean products of the values of all patches, float64 (C side side, C side side).
+
+    Raises:
+        ConfigError: images smaller than a patch.
+    """
+    if min(images.shape[2:]) < side:
+        message = f"data.size: got {min(images.shape[2:])} px, whitening looks at patches of {side} px"
+        raise ConfigError(message, "Set model.whiten_input=false and model.whiten_stem=false, or a larger size.")
     second, count = torch.zeros((), dtype=torch.float64), 0
     for part in torch.split(images, CHUNK):
         patches = F.unfold(part, side).double()  # (n, C side side, positions)

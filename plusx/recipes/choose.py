@@ -150,9 +150,13 @@ def _whiten(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
 
 
 def _warmup_error(config: Config, facts: Facts, machine: Machine) -> tuple[float, str]:
-    depth = re.search(r"\d+", config.model.name or "")
-    if depth and int(depth[0]) >= DEEP:
-        return 0.8, f"{depth[0]} layers start at a low rate, until the training error is under 80 % (section 4.2)"
+    name = config.model.name or ""
+    number = re.search(r"\d+", name)
+    depth = int(number[0]) if number else 0
+    if "mlp" in name:  # named by its blocks, of two layers each
+        depth = 2 * depth + 2
+    if depth >= DEEP:
+        return 0.8, f"{depth} layers start at a low rate, until the training error is under 80 % (section 4.2)"
     return 0.0, f"fewer than {DEEP} layers need no slow start (section 4.2)"
 
 

@@ -50,6 +50,7 @@ HOSTILE = {
     "unknown dtype": raw(entry([1], [0, 4], "F99"), bytes(4)),
     "negative": raw(entry([-1], [0, -4])),
     "shape of another size": raw(entry([10**9, 10**9], [0, 4]), bytes(4)),
+    "empty, of strides that overflow": raw(entry([0, 1 << 39, 1 << 39], [0, 0])),
     "true": raw(entry([True], [0, 4]), bytes(4)),
     "nine axes": raw(entry([1] * 9, [0, 4]), bytes(4)),
     "gap": raw(entry([1], [4, 8]), bytes(8)),

@@ -1,9 +1,12 @@
 """The fixed whitening of a network's input."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from plusx.models import count_macs, count_params, create_model, whiten_input
+from plusx.errors import ConfigError
+from plusx.models import count_macs, count_params, create_model, whiten_input, whiten_stem
 
 
 def images(n: int = 400, channels: int = 3) -> torch.Tensor:
@@ -30,6 +33,31 @@ def test_neighbours_are_less_alike_and_channels_have_variance_1(channels: int) -
     if channels == 3:
         alike = torch.corrcoef(white.transpose(0, 1).flatten(1))
         assert alike.triu(1).abs().max() < 0.1
+
+
+def test_a_channel_that_says_nothing_stays_silent() -> None:
+    network, x = create_model("resnet20", 10, whiten_input=True), images()
+    x[:, 2] = 0
+    whiten_input(network, x)
+    white = network.enter(x)
+    assert white.isfinite().all()
+    torch.testing.assert_close(white.std((0, 2, 3)), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_the_stem_whitens_what_it_sees() -> None:
+    network, x = create_model("resnet11", 10, whiten_input=True), images()
+    whiten_input(network, x)
+    whiten_stem(network, x)
+    seen = network.enter(x)
+    answers = torch.nn.functional.conv2d(seen, network.conv1.weight.detach()[::2]).transpose(0, 1).flatten(1)
+    second = answers @ answers.T / answers.shape[1]
+    torch.testing.assert_close(second, torch.eye(len(second)), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("whiten", [whiten_input, whiten_stem])
+def test_images_smaller_than_a_patch_are_told(whiten: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.size: got 2 px, whitening looks at patches of 3 px"):
+        whiten(create_model("resnet11", 10, whiten_input=True), torch.zeros(4, 3, 2, 2))
 
 
 def test_it_is_part_of_the_network_but_no_parameter() -> None:
