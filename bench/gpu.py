@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
     parser.add_argument("--parallel", type=int, default=len(NETS), help="runs at a time on the GPU")
     parser.add_argument("--rehearse", action="store_true", help="200 steps of each net, on the CPU")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     if unknown := set(asked.nets) - set(NETS):
         parser.error(f"got {', '.join(sorted(unknown))}, expected some of {', '.join(NETS)}")
     rehearsal = ["engine.device=cpu", "schedule.steps=200"]

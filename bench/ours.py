@@ -16,7 +16,7 @@ from plusx.data import open_dataset
 from plusx.data.loader import Batch
 from plusx.engine import Log
 from plusx.plan import Request
-from plusx.prepare import prepare
+from plusx.prepare import prepare as prepare_run
 
 Measure = Callable[[int, int], float]
 
@@ -50,7 +50,7 @@ def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, d
     log = Log(None, console=Console(quiet=True))
     dataset = open_dataset(request.data, request.data_config())
     with tempfile.TemporaryDirectory() as folder:
-        plan, dataset, manifest_hash = prepare(Path(folder), request, dataset, log)
+        plan, dataset, manifest_hash = prepare_run(Path(folder), request, dataset, log)
 
     def measure(untimed: int, timed: int) -> float:
         with tempfile.TemporaryDirectory() as folder:

@@ -199,7 +199,7 @@ def train(
 def evaluate(
     model: Model,
     data: Data,
-    split: Annotated[str | None, typer.Option(help="train, val or test; default test, else val")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val, test or all; default test, else val")] = None,
     protocol: Annotated[
         str, typer.Option(help="1-crop (the centre), 6-view, 10-crop, multi-scale, or multi-scale=PX,PX,…")
     ] = "1-crop",
@@ -332,13 +332,16 @@ def doctor(
     """Check this machine, or the files of a run.
 
     Without RUN: versions, devices, and a self-check of the fast paths. With it: every checkpoint and the model file are
-    read in full and verified.
+    read in full and verified; one that is damaged or missing ends it with code 1.
     """
     from plusx.doctor import examine, examine_run
 
     if run is not None:
         found = examine_run(run)
-        return _print_json(found) if as_json else _print_run_files(found)
+        (_print_json if as_json else _print_run_files)(found)
+        if not all(row["ok"] for row in found["files"]):
+            raise typer.Exit(1)
+        return
     report = examine()
     if as_json:
         _print_json(report)
@@ -459,7 +462,7 @@ def _print_evaluation(evaluation: Any) -> None:
     e = evaluation
     _say(
         f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
-        f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {e.n:,} images, {e.protocol}"
+        f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {_plural(e.n, 'image')}, {e.protocol}"
     )
     if len(e.models) > 1:
         _say(f"mean of {len(e.models)} models: {', '.join(e.models)}")

@@ -18,7 +18,7 @@ from typing import Any
 from plusx.errors import ConfigError
 
 MEAN_IMAGE_SIDE = 512  # px; a larger one does not fit into a model file's header
-HUGE = 1e30  # beyond what a rate can mean; float32 ends at 3e38
+HUGE = 1e35  # beyond what a rate can mean; float32 ends at 3e38
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 

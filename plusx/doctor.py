@@ -51,13 +51,16 @@ def examine_run(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder}: holds no run.", "Give a run folder, such as runs/photos.")
     checkpoints = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     files = [_file_row(path, checkpoint.load) for path in checkpoints]
-    if (model := folder / modelfile.FILE_NAME).exists():
+    finished, model = (folder / "result.json").exists(), folder / modelfile.FILE_NAME
+    if model.exists():
         files.append(_file_row(model, modelfile.load))
+    elif finished:
+        files.append({"file": model.name, "bytes": 0, "ok": False, "state": "missing"})
     records = sorted((folder / FAILURES).glob("rank-*.json"))
     damaged = [row for row in (_file_row(path, _failure) for path in records) if not row["ok"]]
     failures = [_failure(path) for path in records if path.name not in {row["file"] for row in damaged}]
     files += damaged
-    return {"run": str(folder), "finished": (folder / "result.json").exists(), "files": files, "failures": failures}
+    return {"run": str(folder), "finished": finished, "files": files, "failures": failures}
 
 
 def _failure(path: Path) -> dict[str, Any]:

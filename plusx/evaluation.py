@@ -25,7 +25,7 @@ from plusx.data.views import views_of
 from plusx.engine.infer import averaged, predict_views
 from plusx.engine.metrics import Metrics
 from plusx.errors import ConfigError, DataError, ModelFileError
-from plusx.modelfile import Classifier, load, unwrap
+from plusx.modelfile import Classifier, load, unfinished, unwrap
 from plusx.models.mlp import ResMLP
 
 WORST = 24  # mistakes kept
@@ -134,6 +134,8 @@ def evaluate(
     classifier = members[0]
     config, on_bad_image = _settings(classifier, overrides)
     dataset = data if isinstance(data, Dataset) else _open(classifier, str(data), config, split, on_bad_image)
+    if classifier.task == "single" and dataset.task == "multi":
+        raise DataError("the model answers single-label, the data is multi-label", "Give data of the same kind.")
     mapped, left_out = _known(classifier, dataset, _choose(dataset, split), ignore_extra)
     mapped, missing = _by_name(classifier, dataset, mapped)
     notes = [*dataset.notes, *left_out]
@@ -141,6 +143,7 @@ def evaluate(
         notes.append("the data gives each image one label: every other label of the model counts as absent")
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
+    notes += [f"{given}: the run is not finished" for given in (model, *others) if unfinished(given)]
     notes += _doubts(members, dataset, mapped, protocol)
     count = batch or min(eval_batch(member.preprocess.size) for member in members)
     streams = [_answers(member, classifier.classes, mapped, config, protocol, count) for member in members]
@@ -179,23 +182,28 @@ def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataCon
 
 def _open(classifier: Classifier, source: str, config: DataConfig, split: str | None, on_bad_image: str) -> Dataset:
     """The data as it is found; where it lacks the split that is wanted, with the recorded split made again."""
-    found = open_dataset(source, config, training=False)
-    made = None
-    if split not in ("all", "test") and "val" not in found.splits and not (split is None and "test" in found.splits):
-        try:
-            made = open_dataset(source, config, before=manifest.held_out(_record(classifier)))
-        except DataError:  # nobody could train on it, so no run did
-            if split is not None:
-                raise
-    if on_bad_image == "skip":
-        found, made = scan.screen(found, config, "skip"), made and scan.screen(made, config, "skip")
-    if made is None:
+    found = _screened(open_dataset(source, config, training=False), config, on_bad_image)
+    if split in ("all", "test") or "val" in found.splits or (split is None and "test" in found.splits):
         return found
-    if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
-        return made
-    if split is None and _record(classifier).get("root") != found.root:
+    record = _record(classifier)
+    own = record.get("root") == found.root
+    try:
+        made = _screened(open_dataset(source, config, before=manifest.held_out(record)), config, on_bad_image)
+        if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
+            return made  # wherever it lies now
+        if not own:
+            made = _screened(open_dataset(source, config), config, on_bad_image)
+    except DataError:  # nobody could train on it, so no run did
+        if split is not None:
+            raise
+        return found
+    if split is None and not own:
         return found.changed(notes=("not the run's own data: if some was trained on, the result is too good",))
     return made.changed(notes=(f"not the examples that the run recorded: {split or 'val'} was made again by its rule",))
+
+
+def _screened(dataset: Dataset, config: DataConfig, on_bad_image: str) -> Dataset:
+    return scan.screen(dataset, config, "skip") if on_bad_image == "skip" else dataset
 
 
 def _record(classifier: Classifier) -> dict[str, Any]:
@@ -211,7 +219,8 @@ def _choose(dataset: Dataset, split: str | None) -> Split:
     """The split asked for, or the one to report."""
     name = split or next(name for name in ("test", "val", "all", "train") if name in dataset.splits)
     if name not in dataset.splits:
-        raise DataError(f"--split: got {name!r}, the data has {listed(dataset.splits)}", "Choose one of these.")
+        there = ("train", "val", "all") if "all" in dataset.splits else tuple(dataset.splits)
+        raise DataError(f"--split: got {name!r}, the data has {listed(there)}", "Choose one of these.")
     return dataset.splits[name]
 
 
@@ -239,8 +248,6 @@ def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool)
 
 def _by_name(classifier: Classifier, dataset: Dataset, split: Split) -> tuple[Split, list[str]]:
     """The split with targets in the model's order of classes, and the model's classes that it has no image of."""
-    if classifier.task == "single" and dataset.task == "multi":
-        raise DataError("the model answers single-label, the data is multi-label", "Give data of the same kind.")
     places = {name: k for k, name in enumerate(classifier.classes)}
     present = [dataset.classes[k] for k in np.flatnonzero(split.counts(len(dataset.classes)))]
     there = np.array([places.get(name, -1) for name in dataset.classes], np.int64)

@@ -308,6 +308,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def unfinished(given: str | Path | Classifier) -> bool:
+    """Whether this is the folder of a run that has more to do."""
+    if isinstance(given, Classifier):
+        return False
+    return (Path(given) / "config.json").exists() and not (Path(given) / "result.json").exists()
+
+
 def unwrap(module: nn.Module) -> Any:
     """The network inside the wrappers of `torch.compile` and DDP, whose names would end up in the file."""
     children = dict(module.named_children())

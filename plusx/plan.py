@@ -24,7 +24,11 @@ OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whit
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; two equal requests are the same run."""
+    """What the user asked for; two equal requests are the same run.
+
+    Raises:
+        ConfigError: at construction, a value of another type.
+    """
 
     data: str
     model: str | None = None
@@ -34,6 +38,12 @@ class Request:
     size: int | None = None
     seed: int | None = None
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("epochs", int), ("size", int), ("seed", int), ("model", str), ("recipe", str)):
+            value = getattr(self, name)
+            if value is not None and type(value) is not kind:
+                raise ConfigError(f"{name}: got {value!r}, expected {configs.KINDS[kind]}.", "Check its type.")
 
     def changes(self) -> dict[str, Any]:
         """The flags and `--set` values as changes of config fields.

@@ -11,7 +11,7 @@ from typing import Any
 from plusx.data.folder import find_images
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
-from plusx.modelfile import Answer, Classifier, load
+from plusx.modelfile import Answer, Classifier, load, unfinished
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
 
@@ -31,7 +31,7 @@ def predict(
         paths: files, folders (with all below them, natural order, without what is hidden) and globs.
         top: labels an answer.
         progress: called with (answered, all).
-        note: called with what is left out of folders, counted by kind.
+        note: called with what is left out of folders, counted by kind, and for the folder of an unfinished run.
 
     Returns:
         `{"path", "labels": [{"label", "probability"}, …]}` or `{"path", "error"}` for each file.
@@ -46,6 +46,8 @@ def predict(
     files = find_images(paths, note)
     if not files:
         raise PlusxError("No image files found.", "Give files, folders that hold images, or quoted globs.")
+    if unfinished(model):
+        note(f"{model}: the run is not finished")
     answers = []
     for answer in classifier.answers(files, top):
         answers.append(answer)

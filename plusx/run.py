@@ -23,7 +23,7 @@ from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
 from plusx.engine import Log, Metrics, Trainer, begun, distributed, measure
 from plusx.engine.distributed import ALONE, World
-from plusx.errors import ConfigError, DataError
+from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
 from plusx.plan import Plan, Request, read_json
@@ -85,6 +85,7 @@ def train(
         if os.path.isdir(request.data) and folder.resolve().is_relative_to(Path(request.data).resolve()):
             raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
         if (finished := finished_run(folder, request)) is not None:
+            verify(finished)
             return finished
         dataset = open_dataset(request.data, request.data_config(), before=held_out_before(folder))
         if dataset.watched is None:
@@ -106,6 +107,19 @@ def train(
         run = finished_run(folder, request)
         assert run is not None, "rank 0 finished it"
         return dataclasses.replace(run, already_finished=False)
+
+
+def verify(run: Run) -> None:
+    """Reads the model file of a finished run.
+
+    Raises:
+        ModelFileError: it is missing or damaged.
+    """
+    try:
+        modelfile.load(run.folder)
+    except ModelFileError as error:
+        message = f"{run.folder} is finished, but its model file cannot be used: {error.message}"
+        raise ModelFileError(message, "Restore a copy of it, or train again with another --out.") from error
 
 
 def identity(plan: Plan, manifest_hash: str) -> dict[str, str]:

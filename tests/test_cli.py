@@ -214,6 +214,12 @@ def test_doctor_of_a_run_says_which_files_are_whole(run: Path, tmp_path: Path) -
     assert [row["state"] for row in found["files"]] == ["whole"] * len(found["files"])
     newest = copy / "checkpoints" / found["files"][0]["file"]
     newest.write_bytes(newest.read_bytes()[:-1])
+    (copy / "model.safetensors").unlink()
+    broken = plusx("doctor", copy, "--json")
+    assert broken.code == 1
+    states = {row["file"]: row["state"] for row in json.loads(broken.out)["files"]}
+    assert states["model.safetensors"] == "missing"
+    assert "cut off" in states[newest.name]
     (copy / "result.json").unlink()
     (copy / "failures").mkdir()
     failure = {"rank": 3, "step": 7, "failure": "Traceback\nImageError: a.jpg: cut off\n"}

@@ -58,7 +58,7 @@ UNPARSED = {
     "optim.lr": "'optim.lr': got no value, expected section.field=value",
 }
 UNFIT = {
-    "optim.lr=-1": "optim.lr: got -1.0, expected at least 0 and below 1e+30",
+    "optim.lr=-1": "optim.lr: got -1.0, expected at least 0 and below 1e+35",
     "optim.lr=nan": "optim.lr: got nan, expected a finite number",
     "optim.lr=inf": "optim.lr: got inf, expected a finite number",
     "optim.name=lion": "optim.name: got 'lion', expected one of sgd, adamw",
@@ -70,7 +70,7 @@ UNFIT = {
     "data.normalize=pixels": "data.normalize: got 'pixels', expected one of channel, imagenet, weights, pixel, none",
     "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
     "engine.threads=1025": "engine.threads: got 1025, expected at least 1 and below 1,025 or auto",
-    "optim.lr=1e308": "optim.lr: got 1e+308, expected at least 0 and below 1e+30",
+    "optim.lr=1e308": "optim.lr: got 1e+308, expected at least 0 and below 1e+35",
     "optim.momentum=1": "optim.momentum: got 1.0, expected at least 0 and below 1",
     "optim.momentum=0": "optim.nesterov: needs optim.momentum over 0",
     "optim.clip_norm=0": "optim.clip_norm: got 0.0, expected at least 1e-09 or auto",
@@ -198,6 +198,10 @@ def test_flags_are_fields() -> None:
 def test_a_seed_has_63_bits() -> None:
     wanted = "seed: got 9223372036854775808, expected at least 0 and below 9.22337204e+18"
     assert message(lambda: configs.replace(CONFIG, {"seed": 2**63})) == wanted
+
+
+def test_arguments_of_another_type_are_told() -> None:
+    assert message(lambda: Request(data="x", size="16")) == "size: got '16', expected whole number."  # type: ignore[arg-type]
 
 
 def test_a_flag_and_set_that_differ_are_refused() -> None:

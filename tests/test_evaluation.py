@@ -174,6 +174,36 @@ def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_
     assert "not the examples that the run recorded" in result.notes[-1]
 
 
+def test_a_split_of_other_data_is_its_own_whatever_its_files_are_called(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    held = {"splits": {"val": {"examples": [[str(p.relative_to(data)), "cat", 1, ""] for p in data.rglob("*.png")]}}}
+    (run / "manifest.json").write_text(json.dumps({"root": "elsewhere", **held}))
+    assert evaluate(run, data, split="val").n < 72 / 2
+
+
+def test_the_folder_of_an_unfinished_run_is_told(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    (run / "config.json").write_text("{}")
+    assert f"{run}: the run is not finished" in evaluate(run, data).notes
+    with pytest.warns(UserWarning, match="the run is not finished"):
+        predict(run, data)
+    (run / "result.json").write_text("{}")
+    assert not any("not finished" in note for note in evaluate(run, data).notes)
+
+
+def test_splits_that_can_be_asked_for_are_told(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    with pytest.raises(DataError, match="--split: got 'test', the data has train, val, all"):
+        evaluate(run, data, split="test")
+
+
+def test_several_labels_for_a_model_of_one_are_told_before_unknown_classes(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.eye(4, dtype=np.int64)
+    np.savez(tmp_path / "d.npz", x_test=images, y_test=labels, classes=["w", "x", "y", "z"])
+    with pytest.raises(DataError, match="the data is multi-label"):
+        evaluate(model(tmp_path / "run"), tmp_path / "d.npz")
+
+
 def test_arrays_and_several_labels(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (40, 8, 8, 3), np.uint8), draw.integers(0, 2, (40, 3))

@@ -179,6 +179,19 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])], ids=["gone", "cut"]
+)
+def test_a_finished_run_without_its_model_file_is_told(damage: Any, tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path / "run", *STEPS)
+    assert plusx(*command).code == 0
+    damage(tmp_path / "run" / "model.safetensors")
+    said = plusx(*command)
+    assert said.code == 1
+    assert "is finished, but its model file cannot be used" in said.err
+    assert "another --out" in said.err
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) -> None:
     out = tmp_path / "run"

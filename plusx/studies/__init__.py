@@ -182,12 +182,17 @@ def check_overrides(name: str, arms: Sequence[Arm], overrides: Sequence[str]) ->
     """Refuse overrides that would make alike what a study compares, or change nothing.
 
     Raises:
-        ConfigError: fields in which arms differ, or epochs of runs that are counted in steps.
+        ConfigError: fields in which arms differ, epochs of runs that are counted in steps, or another split to watch.
     """
     settings = [Request(**{**arm.train, "overrides": tuple(arm.train.get("overrides", ()))}).changes() for arm in arms]
     given = parse_overrides(overrides)
     if "schedule.epochs" in given and any(s.get("schedule.steps") for s in settings):
         raise ConfigError("--set schedule.epochs: this budget is counted in steps.", "Set schedule.steps.")
+    if "data.val_fraction" in given:
+        message = (
+            "--set data.val_fraction: a study's errors are those of the test split, of nets trained on all the rest."
+        )
+        raise ConfigError(message, "Leave it out.")
     compared = [key for key in given if any(s.get(key) != settings[0].get(key) for s in settings)]
     if compared:
         message = f"--set {', '.join(compared)}: got a value for every run, but arms of the study {name} differ in it."
