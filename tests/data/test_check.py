@@ -1,5 +1,6 @@
 """Check, scan and manifest: every odd, bad, doubled or leaking image is found, and nothing is changed."""
 
+import errno
 import hashlib
 import importlib
 import json
@@ -14,7 +15,7 @@ from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data import check, facts, find_bad, manifest, open_dataset, scan, screen
-from plusx.errors import DataError
+from plusx.errors import DataError, ImageError
 from tests.data.making import CONFIG, class_folders, picture
 
 
@@ -205,6 +206,32 @@ def test_an_interrupted_scan_keeps_what_an_earlier_one_found(tmp_path: Path, mon
             scan.scan(dataset, CONFIG)
     monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
     assert scan.scan(dataset, CONFIG) == first
+
+
+@pytest.mark.parametrize(
+    ("broken", "trouble"),
+    [
+        ("file_sha256", OSError(errno.EACCES, "denied")),
+        ("decode", OSError(errno.EIO, "disk")),
+        ("decode", MemoryError()),
+    ],
+)
+def test_trouble_that_passes_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, trouble: Exception
+) -> None:
+    dataset = open_dataset(str(class_folders(tmp_path, {"a": 2, "b": 2})), CONFIG)
+
+    def fail(path: str, **_: Any) -> None:
+        raise trouble if broken == "file_sha256" else ImageError(path, "no") from trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, broken, fail)
+        assert sum(map(len, find_bad(dataset, CONFIG).values())) == 4
+    assert not any(find_bad(dataset, CONFIG).values())
+    spoil(tmp_path / "a" / "0.png")
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
