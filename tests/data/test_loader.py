@@ -217,6 +217,15 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
             assert torch.allclose(image, SMALL.load(paths[i]), atol=2e-6)
 
 
+def test_an_image_of_8_bits_is_the_same_in_any_company(photos: Split) -> None:
+    augment, found = AugmentConfig(crop="translate", pad=2, policy="trivial"), []
+    for batch in (2, N):  # one photo is deep
+        loader = train_loader(photos, RULES, augment, n_classes=3, mode="photo", batch=batch, seed=1)
+        found.append({i: image for b in loader.epoch(0) for i, image in zip(b.ids.tolist(), b.images, strict=True)})
+    assert len(found[0]) == N
+    assert all(torch.equal(image, found[1][i]) for i, image in found[0].items())
+
+
 def test_several_labels_an_image(arrays: Split) -> None:
     targets = np.random.default_rng(0).integers(0, 2, (N, 3)).astype(np.float32)
     loader = make(replace(arrays, targets=targets), "small", crop="none")
