@@ -236,12 +236,15 @@ class _Cutter:
     ) -> None:
         self._images, self._preprocess, self._augment, self._seed = images, preprocess, augment, seed
 
-    def cut(self, task: _Task) -> Tensor:
-        """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
+    def cut(self, task: _Task, alive: Callable[[], None] = lambda: None) -> Tensor:
+        """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255. Calls `alive` for each image."""
         augment, size = self._augment, self._preprocess.size
         draws = changes.crop_draws(self._seed, task.epoch, task.ids)
         sources = task.paths if self._images is None else [self._images[i] for i in task.ids % len(self._images)]
-        found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
+        found = []
+        for source, drawn in zip(sources, draws, strict=True):
+            found.append(self._cut_one(source, drawn))
+            alive()
         deep = [one.is_floating_point() for one in found]
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if any(deep) else torch.uint8)
         which = changes.mirrored(augment, self._seed, task.epoch, task.ids)

@@ -24,7 +24,7 @@ from plusx.config import AugmentConfig
 from plusx.data import augment as augment_module
 from plusx.data.colour import Colours
 from plusx.data.dataset import Split
-from plusx.data.decode import decode
+from plusx.data.decode import decode, decode_crop
 from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
 from plusx.data.names import Names
 from plusx.data.sampling import order
@@ -301,6 +301,16 @@ def test_a_worker_that_hangs_is_told_and_ended(photos: Split, monkeypatch: pytes
     while set(multiprocessing.active_children()) - others:
         assert time.perf_counter() < deadline
         time.sleep(0.05)
+
+
+def test_a_worker_that_is_slow_is_not_hung(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = importlib.import_module("plusx.data.workers")
+    monkeypatch.setattr(home, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(home, "CLOSING_SECONDS", 0.1)
+    slow = lambda *given, **rules: time.sleep(0.5) or decode_crop(*given, **rules)  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("plusx.data.loader"), "decode_crop", slow)
+    with closing(make(photos, "photo", 1, crop="resized")) as loader, closing(loader.epoch(0)) as epoch:
+        assert len(next(epoch).ids) == 4  # two seconds
 
 
 def test_a_worker_that_cannot_be_started_is_told(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
