@@ -66,6 +66,18 @@ def test_damaged_exif_data_spoils_no_image(tmp_path: Path, kind: str) -> None:
     assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
 
 
+def test_damage_behind_the_first_frame_spoils_no_image(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    path, frames = tmp_path / "a" / "film.gif", [Image.new("L", (8, 6), level) for level in (0, 99)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    second = path.read_bytes().rfind(b"\x2c\x00\x00")
+    path.write_bytes(path.read_bytes()[: second + 3])
+    report = check(str(tmp_path), CONFIG)
+    assert report.bad == []
+    assert "1 image with several frames, of which the first is used" in report.warnings
+    assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
+
+
 def test_check_finds_leaks_also_of_encoded_again_images(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", {"a": 10, "b": 10})
     class_folders(tmp_path / "val", {"a": 10, "b": 10}, seed=100)
@@ -125,6 +137,14 @@ def test_check_reports_what_training_refuses(tmp_path: Path) -> None:
     report = check(str(tmp_path), CONFIG)
     assert "1 class without images: bare" in report.warnings
     assert report.classes == {"a": {"all": 3}, "bare": {"all": 0}}
+
+
+def test_check_of_images_without_any_label(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.zeros((5, 2)))
+    report = check(str(tmp_path / "a.npz"), CONFIG)
+    assert report.warnings == ["2 classes without images: 0, 1"]
+    assert report.classes == {"0": {"all": 0}, "1": {"all": 0}}
 
 
 def test_check_of_tables_and_arrays(tmp_path: Path) -> None:
