@@ -1,5 +1,6 @@
 """A table of paths and labels: CSV, TSV or Parquet with the columns path, label and, if wanted, split."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -56,37 +57,44 @@ def read(source: str, config: DataConfig) -> Dataset:
 
 
 def _columns(source: str) -> dict[str, list[Any]]:
-    """Our columns that the table has, or every column's name when it lacks one."""
+    """Our columns that the table has, or every column's name when it lacks one. No other column is read."""
     import pyarrow as pa
     import pyarrow.csv as pc
     import pyarrow.parquet as pq
 
     suffix = os.path.splitext(source)[1].lower()
+    parse = pc.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
     try:
         if suffix == ".parquet":
-            table = pq.read_table(source)
+            names = pq.read_schema(source).names
         else:
-            table = pc.read_csv(
-                source,
-                parse_options=pc.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True),
-                convert_options=pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
-            )
+            with pc.open_csv(source, parse_options=parse) as beginning:
+                names = beginning.schema.names
+        ours = [name for name in names if name in COLUMNS]
+        if repeated := [name for name in COLUMNS if ours.count(name) > 1]:
+            raise DataError(f"{show(source)}: got the column {repeated[0]} more than once", "Keep one of them.")
+        if not {"path", "label"} <= set(ours):
+            return {name: [] for name in names}
+        if suffix == ".parquet":
+            with pq.ParquetFile(source) as file:
+                table = file.read(ours)
+        else:
+            as_text = pc.ConvertOptions(column_types=dict.fromkeys(ours, pa.string()), include_columns=ours)
+            table = pc.read_csv(source, parse_options=parse, convert_options=as_text)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{show(source)}: cannot be read as {suffix[1:]}: {show(reason)}",
             "Save it as UTF-8 text with a header line.",
         ) from error
-    ours = [name for name in table.column_names if name in COLUMNS]
-    if repeated := [name for name in COLUMNS if ours.count(name) > 1]:
-        raise DataError(f"{show(source)}: got the column {repeated[0]} more than once", "Keep one of them.")
-    if {"path", "label"} <= set(ours):
-        return {name: table.column(name).to_pylist() for name in ours}
-    return {name: [] for name in table.column_names}
+    return {name: table.column(name).to_pylist() for name in ours}
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """A cell as text; None and NaN are empty ones."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return (os.fsdecode(value) if isinstance(value, bytes) else str(value)).strip()
 
 
 def _labels(value: Any, multi: bool) -> tuple[str, ...]:

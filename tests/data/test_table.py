@@ -72,6 +72,32 @@ def test_parquet_with_lists_and_numbers(tmp_path: Path) -> None:
     assert opened(str(tmp_path / "s.PARQUET")).classes == ("3", "20")
 
 
+def test_parquet_with_bytes_and_empty_numbers(tmp_path: Path) -> None:
+    table(tmp_path, "")
+    pq.write_table(pa.table({"path": [b"img/0.png", b"img/1.png"], "label": [b"a", b"\xff"]}), tmp_path / "b.parquet")
+    found = opened(str(tmp_path / "b.parquet"))
+    assert found.classes == ("a", "\udcff")
+    assert list(found.splits["all"].names) == ["img/0.png", "img/1.png"]
+    pq.write_table(pa.table({"path": ["img/0.png", "img/1.png"], "label": [1.0, float("nan")]}), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="1 row without a label: data row 2"):
+        opened(str(tmp_path / "n.parquet"))
+
+
+def test_other_columns_are_not_read(tmp_path: Path) -> None:
+    """Nor is what the names of folders seem to say: `label=x` is how Parquet writers part tables."""
+    table(tmp_path, "")
+    below = tmp_path / "label=x"
+    below.mkdir()
+    columns = {"thumbnail": [bytes(10_000)], "path": ["../img/0.png"], "label": ["a"]}
+    pq.write_table(pa.table(columns), below / "t.parquet", compression="none")
+    data = bytearray((below / "t.parquet").read_bytes())
+    data[4:40] = b"\xff" * 36  # the beginning of the first column
+    (below / "t.parquet").write_bytes(data)
+    assert opened(str(below / "t.parquet")).classes == ("a",)
+    body = "".join(f"img/{i % 6}.png,a,{i}\n" for i in range(100_000))  # the type is guessed from the beginning
+    assert opened(table(tmp_path, f"path,label,price\n{body}img/0.png,b,cheap\n")).classes == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
