@@ -30,7 +30,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     Raises:
         DataError: a folder that cannot be read; two folders for one split; images without class folders.
     """
-    root = os.path.abspath(source)
+    root = absolute(source)
     left_out: Counter[str] = Counter()
     top = _subfolders(root, left_out)
     parts = _split_folders(top, root, left_out)
@@ -111,6 +111,14 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
         beside = [name for name, path in top.items() if path not in parts.values()]
         left_out.update(f"folder {show(name)} beside the splits" for name in beside)
     return {name: parts[name] for name in SPLITS if name in parts}
+
+
+def absolute(folder: str) -> str:
+    """An absolute path in the words of the given one, unless a `..` after a link leads elsewhere than the words say."""
+    textual = os.path.abspath(folder)
+    if os.path.exists(folder) and (real := os.path.realpath(folder)) != os.path.realpath(textual):
+        return real
+    return textual
 
 
 def hidden(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A table of paths and labels: CSV, TSV or Parquet with the columns path, label and, if wanted, split."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.folder import absolute
 from plusx.data.names import Names
 from plusx.errors import DataError
 
@@ -41,16 +43,17 @@ def read(source: str, config: DataConfig) -> Dataset:
         _refuse_empty(source, "label", labels)
     classes = class_ids(label for row in labels for label in row)
     targets = _targets(labels, classes, multi)
-    base = os.path.dirname(os.path.abspath(source))
-    absolute = [os.path.normpath(os.path.join(base, p)) for p in paths]
-    whole = Split("all", targets, Names(absolute), Names(paths))
+    base, place = absolute(os.path.dirname(source)), functools.cache(absolute)
+    parts = (os.path.split(os.path.join(base, p)) for p in paths)
+    files = [os.path.join(place(folder), name) for folder, name in parts]
+    whole = Split("all", targets, Names(files), Names(paths))
     splits = _by_split(source, whole, columns["split"]) if "split" in columns else {"all": whole}
     notes, faults = [], []
     if bare := sum(not row for row in labels):
         notes.append(f"{plural('image', bare)} without a label, which count as examples of no class")
-    if repeated := len(absolute) - len(set(absolute)):
+    if repeated := len(files) - len(set(files)):
         notes.append(f"{plural('row', repeated)} of {len(paths):,} name a file that another row names too")
-    if missing := [p for p, full in zip(paths, absolute, strict=True) if not os.path.exists(full)]:
+    if missing := [p for p, full in zip(paths, files, strict=True) if not os.path.exists(full)]:
         faults.append(f"{len(missing):,} of {plural('file', len(paths))} do not exist: {listed(missing)}")
     name = os.path.splitext(os.path.basename(source))[0]
     return Dataset(name, base, tuple(classes), "multi" if multi else "single", splits, tuple(notes), tuple(faults))

@@ -99,6 +99,14 @@ def test_a_link_to_itself_is_a_broken_one(tmp_path: Path) -> None:
     assert len(find_images(tmp_path, lambda _: None)) == 4
 
 
+def test_a_folder_above_what_a_link_means(tmp_path: Path) -> None:
+    class_folders(tmp_path / "far", {"a": 1, "b": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "a")
+    (tmp_path / "again").symlink_to(tmp_path / "far")
+    assert open_dataset(f"{tmp_path}/link/..", CONFIG, training=False).root == f"{tmp_path}/far"
+    assert open_dataset(f"{tmp_path}/far/../again/", CONFIG, training=False).root == f"{tmp_path}/again"
+
+
 def test_a_glob_gives_each_file_once(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 2, "b/c": 2})
     found = [os.path.relpath(path, tmp_path) for path in find_images(f"{tmp_path}/**")]
