@@ -149,7 +149,8 @@ def make_preprocess(
     `given` is that of the weights to start from, where their file says it.
 
     Raises:
-        ConfigError: colour shifts of gray images, or a normalisation that no weights give.
+        ConfigError: colour shifts of gray images, a normalisation that no weights give, or a mean image of theirs for
+            training crops of another size.
     """
     augment, split = config.augment, dataset.splits["train"]
     rules = plain_preprocess(config.data)
@@ -179,6 +180,9 @@ def make_preprocess(
         rules = dataclasses.replace(rules, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     elif kind == "weights" and given is not None:
         image = given.mean_image if given.size == rules.size else None
+        if image and augment.size not in (None, rules.size):
+            message = f"augment.size: got {augment.size}, but the mean image of the weights is of {rules.size} px"
+            raise ConfigError(message, "Leave it out, or choose another data.normalize.")
         rules = dataclasses.replace(rules, mean=given.mean, std=given.std, mean_image=image)
     elif kind == "channel" and found is not None:
         rules = dataclasses.replace(rules, mean=found.mean, std=found.std)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -19,11 +20,15 @@ from torch import nn
 
 from plusx import modelfile, weights
 from plusx.config import Facts, parse_overrides
+from plusx.data.dataset import Dataset, Split
+from plusx.data.names import Names
 from plusx.data.transforms import Preprocess
+from plusx.engine import Log
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.initial import make_network
 from plusx.models import create_model
 from plusx.plan import Request, decide, settings
+from plusx.prepare import make_preprocess
 from plusx.recipes import Choice
 from plusx.weights import Loaded, load_weights, summary
 from tests.commands import SMALL, plusx
@@ -50,6 +55,22 @@ def save(path: Path, module: nn.Module) -> Path:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("good") / "model.safetensors", network())
+
+
+def test_their_mean_image_fits_training_crops_of_its_own_size_alone() -> None:
+    images = np.zeros((4, 3, 8, 8), np.uint8)
+    split = Split("train", np.arange(4) % 2, None, Names("abcd"), images)
+    dataset = Dataset("x", "x", ("0", "1"), "single", {"train": split})
+    given = RULES.centred(torch.rand(3, 8, 8))
+    words = ("data.size=8", "data.mode=photo", "data.normalize=weights", "augment.crop=resized")
+
+    def made(size: int) -> Preprocess:
+        config, _ = decide(Request(data="x", overrides=(*words, f"augment.size={size}")), FACTS)
+        return make_preprocess(config, dataset, Log(None, quiet=True), given)[0]
+
+    assert made(8).mean_image == given.mean_image
+    with pytest.raises(ConfigError, match=r"augment\.size: got 6, but the mean image of the weights is of 8 px"):
+        made(6)
 
 
 def reasons(rows: list[Loaded]) -> dict[str, str]:

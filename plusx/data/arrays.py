@@ -21,7 +21,8 @@ def read(source: str, config: DataConfig) -> Dataset:
     """Arrays under keys such as `images, labels`, `x_train, y_train, x_test, y_test` or `val_images, val_labels`.
 
     Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3. Labels are integers or text, (N,) or (N, 1),
-    or 0 and 1, (N, K), for several labels an image. An array `classes` names the K classes of integer labels 0..K-1.
+    or 0 and 1, (N, K), for several labels an image. An array `classes` names the K classes of integer labels 0..K-1, or
+    False and True.
 
     Raises:
         DataError: a file that is no `.npz`, pickled objects, other types or shapes, images without labels.
@@ -37,7 +38,10 @@ def read(source: str, config: DataConfig) -> Dataset:
                 raise DataError(f"{called}: got two arrays of {split} {role}, one of them {show(key)}", "Keep one.")
             found[split][role] = array
         elif role == "classes":
-            names = tuple(str(v) for v in array.ravel())
+            if names:
+                message = f"{called}: got two arrays of class names, one of them {show(key)}"
+                raise DataError(message, "Keep one.")
+            names = tuple(str(v) for v in _decoded(array).ravel())
             if len(set(names)) < len(names):
                 raise DataError(f"{called}: got the same class name twice in {show(key)}", "Names tell classes apart.")
         else:
@@ -96,13 +100,21 @@ def _load(source: str) -> dict[str, NDArray[Any]]:
                 raise ValueError("not an archive of arrays")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
+                found = {key: archive[key] for key in archive.files}
+                if strange := [key for key, member in found.items() if not isinstance(member, np.ndarray)]:
+                    raise ValueError(f"no arrays: {listed(strange)}")
+                return found
+    except Exception as error:  # zipfile, its decompressors and numpy raise of every kind on damaged bytes
         reason = str(error) or type(error).__name__
         if "allow_pickle" in reason:
             reason = "pickled objects are never read"
         message = f"{show(source)}: cannot be read as .npz: {show(reason)}"
         raise DataError(message, "Write it with numpy.savez and plain arrays.") from error
+
+
+def _decoded(array: NDArray[Any]) -> NDArray[Any]:
+    """Bytes as the text that they are; anything else as it is."""
+    return np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
 
 
 def _meaning(key: str) -> tuple[str, str]:
@@ -144,11 +156,8 @@ def _single(
     labels: dict[str, NDArray[Any]], names: tuple[str, ...], source: str
 ) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """One label an image -> (classes, class ids of each split)."""
-    values = {
-        split: (np.char.decode(a, "utf-8", "backslashreplace") if a.dtype.kind == "S" else a).tolist()
-        for split, a in labels.items()
-    }
-    if names and all(a.dtype.kind in "iu" for a in labels.values()):
+    values = {split: _decoded(a).tolist() for split, a in labels.items()}
+    if names and all(a.dtype.kind in "biu" for a in labels.values()):
         if any(not 0 <= v < len(names) for column in values.values() for v in column):
             message = f"{source}: got labels outside 0..{len(names) - 1}"
             raise DataError(message, "Name every class in the array classes.")

@@ -142,9 +142,8 @@ def _duplicates(dataset: Dataset, examples: list[tuple[Split, int]], seen: list[
 
 def _class_warnings(dataset: Dataset) -> list[str]:
     train = dataset.splits.get("train", dataset.splits.get("all"))
-    if train is None or not len(train):
+    if train is None or not (counts := train.counts(len(dataset.classes))).any():
         return []
-    counts = train.counts(len(dataset.classes))
     tiny = [f"{name} ({n})" for name, n in zip(dataset.classes, counts, strict=True) if 0 < n < TINY]
     warnings = []
     if tiny:

@@ -8,6 +8,7 @@ applied.
 
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,7 +41,8 @@ _UPRIGHT = {
 }
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _IEND = b"IEND\xaeB`\x82"
-_EOI = b"\xff\xd9"
+_EOI, _SOS = b"\xff\xd9", b"\xff\xda"
+_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # JPEG markers but for restarts and those that libjpeg passes over
 _FRAMES = (0xC0, 0xC1, 0xC2)  # JPEG markers of baseline, extended and progressive frames
 _CONTEXT_ROWS = 4  # below a row, that upsampling its colour may look at
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 322, 323  # TIFF tags
@@ -121,6 +123,8 @@ def decode_crop(
                 return pixels[edges[0] : edges[1], edges[2] : edges[3]]
         image = _upright(image, turn, scale)
         top, bottom, left, right = _edges((top, left, high, wide), image.height / height, image.width / width)
+        if image.mode in _DEEP:  # a part has no tags, which say what the values mean
+            return _tensor(image, channels, background)[top:bottom, left:right]
         return _tensor(image.crop((left, top, right, bottom)), channels, background)
 
 
@@ -181,13 +185,22 @@ def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:
         declared = int.from_bytes(data[2:6], "little")
     if declared > len(data):
         return f"truncated: {len(data):,} of {declared:,} bytes"
-    if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+    if image.info.get("progressive") and data.count(_SOS) > MAX_SCANS and (scans := _scans(data)) > MAX_SCANS:
         return f"{scans} JPEG scans, more than the {MAX_SCANS} allowed"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tile = image.tag_v2.get(_TILE_WIDTH, 0) * image.tag_v2.get(_TILE_HEIGHT, 0)
         if tile > max(max_pixels, 2**20):
             return f"TIFF tiles of {tile:,} px, more than the {max_pixels:,} allowed"
     return ""
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, up to the end of the image: what follows is never decoded."""
+    at, scans = 2, 0
+    while (marker := _SEGMENT.search(data, at)) and marker[0] != _EOI:
+        scans += marker[0] == _SOS
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def orientation(image: Image.Image) -> int:

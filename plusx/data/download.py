@@ -28,13 +28,21 @@ except ImportError:  # not a POSIX system
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk says, and a full share of one
 MAX_MEMBERS = 10_000  # entries looked at in an archive
 
 
 def cache_folder() -> Path:
-    """Where downloads and scans are kept: $PLUSX_CACHE, else ~/.cache/plusx."""
+    """Where downloads and scans are kept: $PLUSX_CACHE, else ~/.cache/plusx.
+
+    Raises:
+        DataError: neither is there.
+    """
     given = os.environ.get("PLUSX_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "plusx"
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "plusx"
+    except RuntimeError as error:
+        raise DataError("the user has no home folder to keep downloads and scans in", "Set PLUSX_CACHE.") from error
 
 
 def fetch(
@@ -59,22 +67,15 @@ def fetch(
     if not _allowed(url):
         raise DataError(f"{show(url)}: got a scheme that is not https", hint)
     try:
-        with locked(target.parent / f".{target.name}.lock", hint):
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
-                if not target.exists():  # else another process brought it
-                    fresh = Path(temporary) / target.name
-                    _receive(url, fresh, limit, progress)
-                    verify(fresh)
-                    os.replace(fresh, target)
+        with locked(target.parent / f".{target.name}.lock", hint), _workplace(target) as temporary:
+            if not target.exists():  # else another process brought it
+                fresh = temporary / target.name
+                _receive(url, fresh, limit, progress)
+                verify(fresh)
+                os.replace(fresh, target)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"{target.parent}: no room for {target.name}", "Free some space or set PLUSX_CACHE."
-            ) from error
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise DataError(f"{show(url)}: download failed: {show(str(reason))}", hint) from error
 
@@ -102,14 +103,14 @@ def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: i
 
     No path, link, owner or mode of the archive is used: a member is found by its exact name, has to be a regular file
     of the SHA-256 in `members`, and is written under its base name, at most `limit` bytes in all. So nothing can land
-    elsewhere.
+    elsewhere. The caller holds a lock.
 
     Raises:
-        DataError: a damaged archive, a member that is missing, of another kind or content, or over the limit.
+        DataError: a damaged archive, a member that is missing, of another kind or content, or over the limit; no room.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     missing = dict(members)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as temporary:
+    with _workplace(folder) as temporary:
         try:
             with tarfile.open(archive) as tar:
                 for count, member in enumerate(tar):
@@ -122,10 +123,12 @@ def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: i
                     if limit < 0:
                         raise DataError(f"{archive}: {show(member.name)} is larger than expected", "Delete the file.")
                     expected = missing.pop(member.name)
-                    with open(Path(temporary) / Path(member.name).name, "xb") as out:
+                    with open(temporary / Path(member.name).name, "xb") as out:
                         shutil.copyfileobj(stream, out)
-                    verify_sha256(Path(temporary) / Path(member.name).name, expected)
+                    verify_sha256(temporary / Path(member.name).name, expected)
         except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+            if getattr(error, "errno", None) in FULL:
+                raise
             raise DataError(
                 f"{archive}: damaged archive: {show(str(error))}", "Delete the file and try again."
             ) from error
@@ -133,7 +136,26 @@ def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: i
             raise DataError(f"{archive}: has no file {show(next(iter(missing)))}", "Delete the file and try again.")
         folder.mkdir(exist_ok=True)
         for name in members:
-            os.replace(Path(temporary) / Path(name).name, folder / Path(name).name)
+            os.replace(temporary / Path(name).name, folder / Path(name).name)
+
+
+@contextlib.contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A folder beside `target` for as long as it is made; those of processes that were killed go too.
+
+    Raises:
+        DataError: no room.
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
+            yield Path(temporary)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        message = f"{target.parent}: no room for {target.name}"
+        raise DataError(message, "Free some space or set PLUSX_CACHE.") from error
 
 
 def verify_sha256(path: Path, expected: str) -> None:

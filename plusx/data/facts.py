@@ -40,11 +40,18 @@ def header(path: str) -> Header:
         with Image.open(path, formats=FORMATS) as image:
             turn = orientation(image)
             size = image.size[::-1] if turn >= 5 and image.format != "TIFF" else image.size  # Pillow turns a TIFF
-            return Header(*size, image.mode, turn > 1, getattr(image, "is_animated", False))
+            return Header(*size, image.mode, turn > 1, _animated(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise of every kind on hostile bytes
         raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def _animated(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # a damaged second frame, which nobody decodes
+        return True
 
 
 def facts(dataset: Dataset, config: DataConfig) -> Facts:

@@ -1,6 +1,7 @@
 """A folder of class folders, with train, val and test folders above them or without; and any folder of images."""
 
 import glob
+import itertools
 import os
 import warnings
 from collections import Counter
@@ -29,7 +30,7 @@ def read(source: str, config: DataConfig) -> Dataset:
     Raises:
         DataError: a folder that cannot be read; two folders for one split; images without class folders.
     """
-    root = os.path.abspath(source)
+    root = absolute(source)
     left_out: Counter[str] = Counter()
     top = _subfolders(root, left_out)
     parts = _split_folders(top, root, left_out)
@@ -47,7 +48,8 @@ def read(source: str, config: DataConfig) -> Dataset:
 def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], object] = warnings.warn) -> list[str]:
     """Files, folders and globs -> files: folders with all below them in natural order, without what is hidden.
 
-    A path that names nothing stays in the list, so that whoever opens it says so.
+    A path that names nothing stays in the list, so that whoever opens it says so. A glob gives each file once, though
+    it may match a folder and what lies in it.
 
     Arguments:
         paths: what the user named.
@@ -60,8 +62,8 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
-        for match in matches:
-            found += _images_below(match, left_out) if os.path.isdir(match) else [match]
+        files = (_images_below(match, left_out) if os.path.isdir(match) else [match] for match in matches)
+        found += dict.fromkeys(itertools.chain.from_iterable(files))
     for text in _notes(left_out):
         note(text)
     return found
@@ -94,7 +96,7 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
     parts: dict[str, str] = {}
     for name, path in top.items():
         split = SPLIT_ALIASES.get(name.lower())
-        if not split or not any(e.is_dir() and not hidden(e.name) for e in _entries(path)):
+        if not split or not any(_known(e.is_dir) and not hidden(e.name) for e in _entries(path)):
             continue
         if not _inside(os.path.realpath(path), root):
             left_out["links that leave the folder"] += 1
@@ -109,6 +111,14 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
         beside = [name for name, path in top.items() if path not in parts.values()]
         left_out.update(f"folder {show(name)} beside the splits" for name in beside)
     return {name: parts[name] for name in SPLITS if name in parts}
+
+
+def absolute(folder: str) -> str:
+    """An absolute path in the words of the given one, unless a `..` after a link leads elsewhere than the words say."""
+    textual = os.path.abspath(folder)
+    if os.path.exists(folder) and (real := os.path.realpath(folder)) != os.path.realpath(textual):
+        return real
+    return textual
 
 
 def hidden(name: str) -> bool:
@@ -140,7 +150,7 @@ def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
     for entry in _entries(folder):
         if hidden(entry.name):
             continue
-        if entry.is_dir():
+        if _known(entry.is_dir):
             found[entry.name] = entry.path
         else:
             left_out["images outside a class folder" if is_image(entry.name) else _other(entry.name)] += 1
@@ -182,17 +192,25 @@ def _walk(
                 found.append(below + name)  # as nearly all of millions, without a call of ours
             elif hidden(name):
                 continue
-            elif entry.is_dir():
+            elif _known(entry.is_dir):
                 pending.insert(0 if entry.is_symlink() else len(pending), entry.path)  # links last: real names win
             elif not is_image(name):
                 left_out[_other(name)] += 1
             elif not far_files and entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
                 left_out["links that leave the folder"] += 1
-            elif not entry.is_file():
+            elif not _known(entry.is_file):
                 left_out["broken links, pipes or devices"] += 1
             else:
                 found.append(below + name)
     return sorted(found)
+
+
+def _known(question: Callable[[], bool]) -> bool:
+    """False where the system cannot tell: of a link to itself, or to where we may not look."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _inside(real: str, folder: str) -> bool:

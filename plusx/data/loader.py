@@ -187,7 +187,7 @@ class _Memory:
             draws = changes.crop_draws(self.seed, epoch, ids)
             pixels = changes.resampled(pixels, [changes.crop_box(augment, d, size, size, size) for d in draws])
         pixels = changes.mirror(pixels, changes.mirrored(augment, self.seed, epoch, ids))
-        return _varied(pixels, augment, self.seed, epoch, ids)
+        return _varied(pixels, augment, self.seed, epoch, ids, [pixels.is_floating_point()] * len(ids))
 
 
 def _stored(split: Split, preprocess: Preprocess, augment: AugmentConfig, progress: Progress | None) -> Tensor:
@@ -211,13 +211,13 @@ def _plain(image: Tensor, preprocess: Preprocess) -> Tensor:
     return square if image.is_floating_point() else square.round().to(torch.uint8)
 
 
-def _varied(pixels: Tensor, augment: AugmentConfig, seed: int, epoch: int, ids: Ids) -> Tensor:
-    """(N, S, S, C), 0..255, after the operations of a policy."""
+def _varied(pixels: Tensor, augment: AugmentConfig, seed: int, epoch: int, ids: Ids, deep: list[bool]) -> Tensor:
+    """(N, S, S, C), 0..255, after the operations of a policy; `deep` are those of more than 8 bits."""
     if augment.policy == "none":
         return pixels
     from plusx.data.trivial import varied  # torchvision's transforms take a second to import
 
-    return varied(pixels, seed, epoch, ids)
+    return varied(pixels, seed, epoch, ids, deep)
 
 
 class _Task(NamedTuple):
@@ -236,14 +236,17 @@ class _Cutter:
     ) -> None:
         self._images, self._preprocess, self._augment, self._seed = images, preprocess, augment, seed
 
-    def cut(self, task: _Task) -> Tensor:
-        """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255."""
+    def cut(self, task: _Task, alive: Callable[[], None] = lambda: None) -> Tensor:
+        """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255. Calls `alive` for each image."""
         augment, size = self._augment, self._preprocess.size
         draws = changes.crop_draws(self._seed, task.epoch, task.ids)
         sources = task.paths if self._images is None else [self._images[i] for i in task.ids % len(self._images)]
-        found = [self._cut_one(source, d) for source, d in zip(sources, draws, strict=True)]
-        deep = any(f.is_floating_point() for f in found)
-        pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if deep else torch.uint8)
+        found = []
+        for source, drawn in zip(sources, draws, strict=True):
+            found.append(self._cut_one(source, drawn))
+            alive()
+        deep = [one.is_floating_point() for one in found]
+        pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if any(deep) else torch.uint8)
         which = changes.mirrored(augment, self._seed, task.epoch, task.ids)
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
@@ -252,7 +255,7 @@ class _Cutter:
             corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
             corners = changes.shifts_of_mirrored(corners, which, augment.pad)
             pixels = changes.windows(stored, np.arange(len(found)), corners, size)
-        return _varied(pixels, augment, self._seed, task.epoch, task.ids)
+        return _varied(pixels, augment, self._seed, task.epoch, task.ids, deep)
 
     def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
         """(S, S, C) in 0..255 of a file or an array (C, H, W), not yet mirrored or translated."""

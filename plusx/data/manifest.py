@@ -83,7 +83,7 @@ def accepted(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def held_out(manifest: Mapping[str, Any]) -> dict[str, bool]:
     """Files of train and val by name: whether each is in val, so that none that was trained on ever moves there."""
-    rows = {name: manifest["splits"].get(name, {}).get("examples", ()) for name in ("train", "val")}
+    rows = {name: manifest["splits"].get(name, {}).get("examples", ()) for name in ("val", "train")}  # the last wins
     return {row[0]: name == "val" for name, examples in rows.items() for row in examples}
 
 

@@ -19,13 +19,16 @@ from plusx.data.download import cache_folder
 from plusx.errors import DataError, ImageError
 
 SLICE = 512  # files between two calls of progress
-RULES = 1  # goes up when decode() accepts other files, so that old findings are not believed
+RULES = 2  # goes up when decode() accepts other files, so that old findings are not believed
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Finding(NamedTuple):
-    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, and why it is bad or ''."""
+    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, and why it is bad or ''.
+
+    Without a SHA-256 that is no verdict on the bytes: they could not be read, or not be decoded for want of memory.
+    """
 
     size: int
     modified: int
@@ -58,9 +61,10 @@ def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None)
     try:
         found.update(zip(paths, in_parallel(examine, paths, progress), strict=True))
     finally:
+        sure = {path: finding for path, finding in found.items() if finding.sha256}
         whole = len(found) == len(paths)  # else what an earlier scan knows of the others stays
-        if (found := found if whole else {**known, **found}) != known:
-            _save(store, found)
+        if (sure := sure if whole else {**known, **sure}) != known:
+            _save(store, sure)
     return {name: [found[path] for path in group] for name, group in splits.items()}
 
 
@@ -143,6 +147,8 @@ def _examine(path: str, status: os.stat_result, config: DataConfig) -> Finding:
             decode(path, max_pixels=config.max_pixels, channels=3, background=config.background, min_side=1)
         except ImageError as error:
             reason = error.reason
+            if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
+                digest = ""  # the system's trouble, not the file's
         except OSError as error:
             reason = f"cannot be read: {error.strerror}"
     return Finding(status.st_size, status.st_mtime_ns, digest, show(reason))

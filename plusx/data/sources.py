@@ -87,7 +87,8 @@ def _advice(source: str) -> str:
         beside = {os.path.join(parent, name): name for name in os.listdir(parent or ".")}
     except OSError:
         beside = {}
-    close = [path for path, name in beside.items() if name in difflib.get_close_matches(base, beside.values(), 3)]
+    alike = difflib.get_close_matches(base, beside.values(), 3)
+    close = [path for path, name in beside.items() if name in alike]
     close += difflib.get_close_matches(source, [key for key in SOURCES if key[0] not in "./"], 2)
     names = ", ".join(key for key in SOURCES if key[0] not in "./")
     return f"Did you mean {', '.join(map(show, close))}?" if close else f"The named data sets are {names}."

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Split, listed, plural
+from plusx.data.names import Names
 from plusx.errors import DataError
 
 AUTO_FRACTION = 0.2  # neither val nor test given
@@ -39,7 +40,9 @@ def hold_out(dataset: Dataset, config: DataConfig, before: Mapping[str, bool] | 
     if "val" not in splits and fraction > 0:
         held = choose(train, len(dataset.classes), fraction, config.split_seed)
         if before:
-            held = np.array([before.get(name, new) for name, new in zip(train.names, held.tolist(), strict=True)])
+            files = _files(train).tolist()
+            known = {f: before[name] for f, name in zip(files, train.names, strict=True) if name in before}
+            held = np.array([known.get(f, new) for f, new in zip(files, held.tolist(), strict=True)])
         if not held.any():
             raise DataError(
                 "got a single image of each class, so that none can be held out for validation",
@@ -58,23 +61,19 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
 
     The choice within a class is a rank of hashes of (seed, name): neither the order of the files nor the version of
     numpy matters, and adding a file moves few others. With several labels an image, the rarest class chooses first.
+    Examples of one file count once and stay together, under whatever labels.
 
     Returns:
         bool (N,).
     """
-    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64])
-    digests = bytearray()
-    for name in split.names.encoded():
-        state = keyed.copy()  # a third of the time of a new one
-        state.update(name)
-        digests += state.digest()
-    rank = np.frombuffer(digests, ">u8").astype(np.uint64)
+    rank, files = _hashes(split.names, seed), _files(split)
     if split.targets.ndim == 2:
         members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
         members.append(np.flatnonzero(~split.targets.any(1)))  # images without a label, as one more class
     else:
         edges = np.cumsum(np.bincount(split.targets, minlength=n_classes))[:-1]
         members = np.split(np.argsort(split.targets, kind="stable"), edges)
+    members = [np.unique(files[ids]) for ids in members]
     held, decided = np.zeros(len(split), bool), np.zeros(len(split), bool)
     for ids in sorted(members, key=len):
         ids = ids[np.argsort(rank[ids], kind="stable")]
@@ -85,7 +84,25 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
     for ids in members:
         if len(ids) and held[ids].all():  # rarer classes took every image of this one
             held[ids[0]] = False
-    return held
+    return np.asarray(held[files])
+
+
+def _files(split: Split) -> NDArray[np.int64]:
+    """For each example the first one of the same file, (N,)."""
+    if split.paths is None:
+        return np.arange(len(split))
+    _, first, which = np.unique(_hashes(split.paths, 0), return_index=True, return_inverse=True)
+    return np.asarray(first[which])
+
+
+def _hashes(names: Names, seed: int) -> NDArray[np.uint64]:
+    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64])
+    digests = bytearray()
+    for name in names.encoded():
+        state = keyed.copy()  # a third of the time of a new one
+        state.update(name)
+        digests += state.digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def class_notes(classes: tuple[str, ...], splits: dict[str, Split]) -> list[str]:

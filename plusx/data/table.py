@@ -1,5 +1,7 @@
 """A table of paths and labels: CSV, TSV or Parquet with the columns path, label and, if wanted, split."""
 
+import functools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.folder import absolute
 from plusx.data.names import Names
 from plusx.errors import DataError
 
@@ -40,53 +43,61 @@ def read(source: str, config: DataConfig) -> Dataset:
         _refuse_empty(source, "label", labels)
     classes = class_ids(label for row in labels for label in row)
     targets = _targets(labels, classes, multi)
-    base = os.path.dirname(os.path.abspath(source))
-    absolute = [os.path.normpath(os.path.join(base, p)) for p in paths]
-    whole = Split("all", targets, Names(absolute), Names(paths))
+    base, place = absolute(os.path.dirname(source)), functools.cache(absolute)
+    parts = (os.path.split(os.path.join(base, p)) for p in paths)
+    files = [os.path.join(place(folder), name) for folder, name in parts]
+    whole = Split("all", targets, Names(files), Names(paths))
     splits = _by_split(source, whole, columns["split"]) if "split" in columns else {"all": whole}
     notes, faults = [], []
     if bare := sum(not row for row in labels):
         notes.append(f"{plural('image', bare)} without a label, which count as examples of no class")
-    if repeated := len(absolute) - len(set(absolute)):
+    if repeated := len(files) - len(set(files)):
         notes.append(f"{plural('row', repeated)} of {len(paths):,} name a file that another row names too")
-    if missing := [p for p, full in zip(paths, absolute, strict=True) if not os.path.exists(full)]:
+    if missing := [p for p, full in zip(paths, files, strict=True) if not os.path.exists(full)]:
         faults.append(f"{len(missing):,} of {plural('file', len(paths))} do not exist: {listed(missing)}")
     name = os.path.splitext(os.path.basename(source))[0]
     return Dataset(name, base, tuple(classes), "multi" if multi else "single", splits, tuple(notes), tuple(faults))
 
 
 def _columns(source: str) -> dict[str, list[Any]]:
-    """Our columns that the table has, or every column's name when it lacks one."""
+    """Our columns that the table has, or every column's name when it lacks one. No other column is read."""
     import pyarrow as pa
     import pyarrow.csv as pc
     import pyarrow.parquet as pq
 
     suffix = os.path.splitext(source)[1].lower()
+    parse = pc.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
     try:
         if suffix == ".parquet":
-            table = pq.read_table(source)
+            names = pq.read_schema(source).names
         else:
-            table = pc.read_csv(
-                source,
-                parse_options=pc.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True),
-                convert_options=pc.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
-            )
+            with pc.open_csv(source, parse_options=parse) as beginning:
+                names = beginning.schema.names
+        ours = [name for name in names if name in COLUMNS]
+        if repeated := [name for name in COLUMNS if ours.count(name) > 1]:
+            raise DataError(f"{show(source)}: got the column {repeated[0]} more than once", "Keep one of them.")
+        if not {"path", "label"} <= set(ours):
+            return {name: [] for name in names}
+        if suffix == ".parquet":
+            with pq.ParquetFile(source) as file:
+                table = file.read(ours)
+        else:
+            as_text = pc.ConvertOptions(column_types=dict.fromkeys(ours, pa.string()), include_columns=ours)
+            table = pc.read_csv(source, parse_options=parse, convert_options=as_text)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{show(source)}: cannot be read as {suffix[1:]}: {show(reason)}",
             "Save it as UTF-8 text with a header line.",
         ) from error
-    ours = [name for name in table.column_names if name in COLUMNS]
-    if repeated := [name for name in COLUMNS if ours.count(name) > 1]:
-        raise DataError(f"{show(source)}: got the column {repeated[0]} more than once", "Keep one of them.")
-    if {"path", "label"} <= set(ours):
-        return {name: table.column(name).to_pylist() for name in ours}
-    return {name: [] for name in table.column_names}
+    return {name: table.column(name).to_pylist() for name in ours}
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """A cell as text; None and NaN are empty ones."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return (os.fsdecode(value) if isinstance(value, bytes) else str(value)).strip()
 
 
 def _labels(value: Any, multi: bool) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 The wide space of the paper, as torchvision has it; the operations are torchvision's, the random numbers `sampling`'s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import atan, degrees
 from typing import NamedTuple
 
@@ -71,10 +71,14 @@ OPERATIONS = (
 )
 
 
-def varied(pixels: Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> Tensor:
-    """One random operation on each of (N, H, W, C), uint8 or float32, 0..255; in place."""
-    for out, drawn in zip(pixels, uniform(seed, epoch, ids, Stream.POLICY, DRAWS).tolist(), strict=True):
-        image = out.permute(2, 0, 1)
+def varied(pixels: Tensor, seed: int, epoch: int, ids: NDArray[np.int64], deep: Sequence[bool]) -> Tensor:
+    """One random operation on each of (N, H, W, C), uint8 or float32, 0..255; in place.
+
+    Those that are not `deep` (N,) are changed as uint8 in any company.
+    """
+    draws = uniform(seed, epoch, ids, Stream.POLICY, DRAWS).tolist()
+    for out, drawn, fine in zip(pixels, draws, deep, strict=True):
+        image = (out if fine else out.to(torch.uint8)).permute(2, 0, 1)
         out.copy_(_operated(image, *drawn).permute(1, 2, 0))
     return pixels
 

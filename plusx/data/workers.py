@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.errors import ImageError, TrainingError
@@ -25,10 +26,12 @@ from plusx.memory import keep_freed_memory
 
 SLOTS = 3  # results of a process that may exist at a time: two ahead, and the one in use
 CLOSING_SECONDS = 5.0  # that a process gets to finish its task when it is closed early
-SILENT_SECONDS = 60.0  # after which a process counts as hung; other ranks wait for 90
-WATCH_SECONDS = 0.2  # between a process's looks at whether its parent lives
+SILENT_SECONDS = 60.0  # without a sign of life, after which a process counts as hung; other ranks wait for 90
+WATCH_SECONDS = 0.2  # between looks: of a process at whether its parent lives, of the parent at its signs of life
 KEPT_BYTES = 2**28  # of memory that a process freed; one huge photo shall not stay with each
 LINUX = sys.platform == "linux"
+Work = Callable[[Any, Callable[[], None]], Tensor]
+"""(task, what to call after each part of it as a sign of life) -> uint8 or float32 tensor."""
 
 
 class Bad(NamedTuple):
@@ -50,7 +53,7 @@ class Workers:
     """Processes that compute tensors from tasks, in turn.
 
     Arguments:
-        work: task -> uint8 or float32 tensor.
+        work: task -> tensor, with a sign of life after each part.
         count: of processes.
         room: bytes of the largest result.
 
@@ -61,22 +64,23 @@ class Workers:
         TrainingError: the system starts no more processes.
     """
 
-    def __init__(self, work: Callable[[Any], Tensor], count: int, room: int) -> None:
+    def __init__(self, work: Work, count: int, room: int) -> None:
         # A child of a fork server would have another parent to end with.
         context: Any = multiprocessing.get_context("fork" if LINUX else None)
         self._processes: list[Any] = []
         self._pipes: list[Any] = []
         self._slots: list[list[mmap.mmap]] = []
         self._sent = [0] * count
+        self._signs = np.frombuffer(mmap.mmap(-1, 8 * count), np.int64)  # of life; elsewhere than on Linux they stay 0
         self.waiting: deque[Waiting] = deque()
         # A process inherits the mask, so that no signal finds it, or the fork, halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
-            for _ in range(count):
+            for number in range(count):
                 ours, theirs = context.Pipe()
                 self._pipes.append(ours)
                 self._slots.append([mmap.mmap(-1, room) for _ in range(SLOTS)] if LINUX else [])
-                what = (work, theirs, self._pipes, self._slots[-1], os.getpid())
+                what = (work, theirs, self._pipes, self._slots[-1], self._signs[number : number + 1], os.getpid())
                 process = context.Process(target=_serve, args=what, daemon=True)
                 process.start()
                 theirs.close()
@@ -115,7 +119,7 @@ class Workers:
 
     def _next(self) -> tuple[Any, Tensor]:
         task, worker, slot = self.waiting[0]
-        if not self._pipes[worker].poll(SILENT_SECONDS):
+        if self._silent(worker):
             raise TrainingError(
                 f"Decoding process {worker + 1} of {len(self._pipes)} has been silent for {SILENT_SECONDS:.0f} s.",
                 "See whether its files can still be read; --set data.workers=0 reads them in the training process.",
@@ -128,6 +132,17 @@ class Workers:
             return task, torch.from_numpy(found)
         pixels = torch.from_numpy(_array(self._slots[worker][slot], *found))
         return task, pixels.clone() if pixels.is_floating_point() else pixels  # floats may be kept as they are
+
+    def _silent(self, worker: int) -> bool:
+        """Wait for a result; whether a process gives no sign of life instead."""
+        seen, since = -1, time.monotonic()
+        while not self._pipes[worker].poll(WATCH_SECONDS):
+            signs, now = int(self._signs[worker]), time.monotonic()
+            if signs != seen:
+                seen, since = signs, now
+            elif now - since > SILENT_SECONDS:
+                return True
+        return False
 
     def _gone(self) -> int:
         """The number of a process that died; if the system has not noticed yet, of the one that was to answer."""
@@ -148,7 +163,9 @@ def _array(memory: mmap.mmap, shape: tuple[int, ...], kind: str) -> Any:
     return np.frombuffer(memory, kind, int(np.prod(shape))).reshape(shape)
 
 
-def _serve(work: Callable[[Any], Tensor], pipe: Any, others: list[Any], slots: list[mmap.mmap], parent: int) -> None:
+def _serve(
+    work: Work, pipe: Any, others: list[Any], slots: list[mmap.mmap], signs: NDArray[np.int64], parent: int
+) -> None:
     """The life of a process; `others` are its copies of the parent's ends, which would keep its own one open."""
     for other in others:
         other.close()
@@ -158,12 +175,16 @@ def _serve(work: Callable[[Any], Tensor], pipe: Any, others: list[Any], slots: l
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if LINUX:  # elsewhere SIGTERM ends a worker, whoever sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def alive() -> None:
+        signs[0] += 1
+
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(OSError, EOFError):  # the other end was closed
         while True:
             slot, task = pipe.recv()
             try:
-                pixels = work(task).numpy()
+                pixels = work(task, alive).numpy()
             except ImageError as error:
                 pipe.send(Bad(error.path, error.reason))
                 continue

@@ -1,6 +1,7 @@
 """Arrays: keys, shapes, labels; and pickles are never opened."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def test_labels(tmp_path: Path) -> None:
     named = opened(tmp_path, x=GRAY, y=LABELS, class_names=np.array(["z", "a", "m", "never"]))
     assert named.classes == ("z", "a", "m", "never")
     assert named.splits["all"].targets.tolist() == LABELS.tolist()
+    assert opened(tmp_path, x=GRAY, y=LABELS, classes=np.array([b"z", b"a", b"m"])).classes == ("z", "a", "m")
+    pair = opened(tmp_path, x=GRAY, y=LABELS > 0, classes=np.array(["no", "a"]))
+    assert pair.classes == ("no", "a")
+    assert pair.splits["all"].targets.tolist() == [0, 1, 1, 0, 1, 1]
     multi = opened(tmp_path, x=GRAY, y=np.eye(3)[LABELS])
     assert (multi.task, multi.splits["all"].targets.dtype, multi.classes) == ("multi", np.float32, ("0", "1", "2"))
 
@@ -76,6 +81,8 @@ def test_extra_arrays_are_said(tmp_path: Path) -> None:
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "", "c"])}, "got an empty class name"),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b"])}, "got labels outside 0..1"),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b", "a"])}, "the same class name twice"),
+        ({"x": GRAY, "y": LABELS > 0, "classes": np.array(["a"])}, "got labels outside 0..0"),
+        ({"x": GRAY, "y": LABELS, "classes": LABELS[:3], "class_names": LABELS[:3]}, "got two arrays of class names"),
         ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(["a"])}, "got 1 class names for 3 columns"),
         ({"x": np.zeros((0, 5, 4), np.uint8), "y": LABELS[:0]}, "no images found"),
         ({"x": GRAY, "y": np.zeros(6, int)}, "got one class (0)"),
@@ -118,7 +125,15 @@ def test_damaged_files(tmp_path: Path) -> None:
         + b"0" * 17
         + b",), }"
     )
-    for data in (b"", b"x" * 100, good[: len(good) // 2], (tmp_path / "single.npy").read_bytes(), hostile.ljust(200)):
+    np.savez_compressed(tmp_path / "packed.npz", x=GRAY, y=LABELS)
+    packed = (tmp_path / "packed.npz").read_bytes()
+    at = packed.index(b"x.npy") + len(b"x.npy")
+    garbled = packed[: at + 20] + b"\xff" * 40 + packed[at + 60 :]  # behind 20 bytes of header
+    encrypted = good.replace(b"PK\x01\x02\x2d\x03\x2d\x00\x00", b"PK\x01\x02\x2d\x03\x2d\x00\x01")
+    with zipfile.ZipFile(tmp_path / "raw.npz", "w") as raw:
+        raw.writestr("x", b"no array")
+    more = (garbled, encrypted, (tmp_path / "raw.npz").read_bytes(), (tmp_path / "single.npy").read_bytes())
+    for data in (b"", b"x" * 100, good[: len(good) // 2], hostile.ljust(200), *more):
         (tmp_path / "bad.npz").write_bytes(data)
         with pytest.raises(DataError, match=r"cannot be read as \.npz"):
             open_dataset(str(tmp_path / "bad.npz"), CONFIG)

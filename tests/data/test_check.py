@@ -1,5 +1,6 @@
 """Check, scan and manifest: every odd, bad, doubled or leaking image is found, and nothing is changed."""
 
+import errno
 import hashlib
 import importlib
 import json
@@ -14,7 +15,7 @@ from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data import check, facts, find_bad, manifest, open_dataset, scan, screen
-from plusx.errors import DataError
+from plusx.errors import DataError, ImageError
 from tests.data.making import CONFIG, class_folders, picture
 
 
@@ -62,6 +63,18 @@ def test_damaged_exif_data_spoils_no_image(tmp_path: Path, kind: str) -> None:
     class_folders(tmp_path, {"a": 2, "b": 2})
     Image.new("RGB", (8, 6)).save(tmp_path / "a" / f"exif.{kind.lower()}", exif=b"Exif\0\0XX*\0")
     assert check(str(tmp_path), CONFIG).bad == []
+    assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
+
+
+def test_damage_behind_the_first_frame_spoils_no_image(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    path, frames = tmp_path / "a" / "film.gif", [Image.new("L", (8, 6), level) for level in (0, 99)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    second = path.read_bytes().rfind(b"\x2c\x00\x00")
+    path.write_bytes(path.read_bytes()[: second + 3])
+    report = check(str(tmp_path), CONFIG)
+    assert report.bad == []
+    assert "1 image with several frames, of which the first is used" in report.warnings
     assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
 
 
@@ -124,6 +137,14 @@ def test_check_reports_what_training_refuses(tmp_path: Path) -> None:
     report = check(str(tmp_path), CONFIG)
     assert "1 class without images: bare" in report.warnings
     assert report.classes == {"a": {"all": 3}, "bare": {"all": 0}}
+
+
+def test_check_of_images_without_any_label(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.zeros((5, 2)))
+    report = check(str(tmp_path / "a.npz"), CONFIG)
+    assert report.warnings == ["2 classes without images: 0, 1"]
+    assert report.classes == {"0": {"all": 0}, "1": {"all": 0}}
 
 
 def test_check_of_tables_and_arrays(tmp_path: Path) -> None:
@@ -205,6 +226,32 @@ def test_an_interrupted_scan_keeps_what_an_earlier_one_found(tmp_path: Path, mon
             scan.scan(dataset, CONFIG)
     monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
     assert scan.scan(dataset, CONFIG) == first
+
+
+@pytest.mark.parametrize(
+    ("broken", "trouble"),
+    [
+        ("file_sha256", OSError(errno.EACCES, "denied")),
+        ("decode", OSError(errno.EIO, "disk")),
+        ("decode", MemoryError()),
+    ],
+)
+def test_trouble_that_passes_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, trouble: Exception
+) -> None:
+    dataset = open_dataset(str(class_folders(tmp_path, {"a": 2, "b": 2})), CONFIG)
+
+    def fail(path: str, **_: Any) -> None:
+        raise trouble if broken == "file_sha256" else ImageError(path, "no") from trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, broken, fail)
+        assert sum(map(len, find_bad(dataset, CONFIG).values())) == 4
+    assert not any(find_bad(dataset, CONFIG).values())
+    spoil(tmp_path / "a" / "0.png")
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
+    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import random
+import struct
 import subprocess
 import sys
 import time
@@ -86,6 +87,24 @@ def test_other_deep_gray() -> None:
     assert torch.equal(decode(encoded(floats, "TIFF"), channels=1), wanted)
     white_is_zero = encoded(Image.fromarray(RAMP), "TIFF", tiffinfo={262: 0})
     assert torch.allclose(decode(white_is_zero, channels=1), 1 - wanted)
+
+
+def twelve_bits(values: np.ndarray) -> bytes:
+    """A TIFF (H, W) of 12-bit gray, which Pillow reads and does not write."""
+    pairs = values.reshape(-1, 2).astype(int)
+    body = b"".join((int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in pairs)
+    tags = {256: values.shape[1], 257: values.shape[0], 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 279: len(body)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "data", [twelve_bits(RAMP >> 4), *(encoded(Image.fromarray(RAMP), "TIFF", tiffinfo={262: zero}) for zero in (0, 1))]
+)
+def test_a_crop_of_deep_gray_is_a_part_of_the_whole(data: bytes) -> None:
+    whole = as_array(decode(data, channels=1))
+    assert np.ptp(whole) == 1
+    assert np.array_equal(decode_crop(data, lambda h, w: (100, 20, 50, 30), 8, channels=1), whole[100:150, 20:50])
 
 
 @pytest.mark.parametrize(
@@ -247,6 +266,10 @@ def test_endless_scans_of_a_progressive_jpeg_are_refused() -> None:
     last = data[data.rfind(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match="scans"):
         decode(data[:-2] + last * MAX_SCANS + data[-2:])
+    comment = b"\xff\xfe\x00\x06\xff\xd9\xff\xd9"  # no end of the image
+    with pytest.raises(ImageError, match="scans"):
+        decode(data[:-2] + comment + last * MAX_SCANS + data[-2:])
+    assert torch.equal(decode(data + last * MAX_SCANS + data[-2:]), decode(data))  # behind the image
 
 
 BOMBS = """

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plusx.data.download import extract, fetch, verify_sha256
+from plusx.data.download import cache_folder, extract, fetch, verify_sha256
 from plusx.errors import DataError
 from tests.serving import Quiet, serving
 
@@ -166,6 +167,31 @@ def test_extract_takes_the_named_files_and_nothing_else(tmp_path: Path) -> None:
     extract(source, tmp_path / "out" / "set", {"set/a.bin": SHA}, limit=len(BODY))
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.bin", "a.tar.gz", "out", "set"]
     assert (tmp_path / "out" / "set" / "a.bin").read_bytes() == BODY
+
+
+def test_extraction_on_a_full_disk_and_after_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = archive(tmp_path / "a.tar.gz", ("set/a.bin", BODY))
+    (tmp_path / ".set.killed.tmp").mkdir()
+    (tmp_path / ".set.killed.tmp" / "a.bin").write_bytes(BODY[:99])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(DataError, match=r"no room for set.*PLUSX_CACHE"):
+            extract(source, tmp_path / "set", {"set/a.bin": SHA}, limit=len(BODY))
+    assert [p.name for p in tmp_path.rglob("*")] == ["a.tar.gz"]
+    extract(source, tmp_path / "set", {"set/a.bin": SHA}, limit=len(BODY))
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLUSX_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", str)  # as where there is none
+    with pytest.raises(DataError, match="Set PLUSX_CACHE"):
+        cache_folder()
 
 
 @pytest.mark.parametrize(

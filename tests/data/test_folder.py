@@ -1,5 +1,6 @@
 """Folders: what is a class, what is an example, what is left out and said."""
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from plusx.data import open_dataset
 from plusx.data.dataset import natural_key, show
+from plusx.data.folder import find_images
 from plusx.errors import DataError
 from tests.data.making import CONFIG, class_folders, picture
 
@@ -86,6 +88,32 @@ def test_links_end_and_stay_inside(tmp_path: Path) -> None:
     assert "left out: broken links, pipes or devices (2)" in text
 
 
+def test_a_link_to_itself_is_a_broken_one(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 2, "b": 2})
+    for link in ("train/a/self.jpg", "train/b/self", "train/self", "self"):
+        (tmp_path / link).symlink_to(Path(link).name)
+    dataset = open_dataset(str(tmp_path), CONFIG, training=False)
+    assert dataset.splits["train"].counts(2).tolist() == [2, 2]
+    assert "left out: broken links, pipes or devices (1)" in dataset.notes
+    assert "left out: files of another type (3)" in dataset.notes
+    assert len(find_images(tmp_path, lambda _: None)) == 4
+
+
+def test_a_folder_above_what_a_link_means(tmp_path: Path) -> None:
+    class_folders(tmp_path / "far", {"a": 1, "b": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "a")
+    (tmp_path / "again").symlink_to(tmp_path / "far")
+    assert open_dataset(f"{tmp_path}/link/..", CONFIG, training=False).root == f"{tmp_path}/far"
+    assert open_dataset(f"{tmp_path}/far/../again/", CONFIG, training=False).root == f"{tmp_path}/again"
+
+
+def test_a_glob_gives_each_file_once(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 2, "b/c": 2})
+    found = [os.path.relpath(path, tmp_path) for path in find_images(f"{tmp_path}/**")]
+    assert found == ["a/0.png", "a/1.png", "b/c/0.png", "b/c/1.png"]
+    assert len(find_images([f"{tmp_path}/a/0.png"] * 2)) == 2  # what the user names twice
+
+
 def test_a_class_that_is_a_link_to_elsewhere_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "root", {"a": 2, "b": 2})
     (root / "c").symlink_to(class_folders(tmp_path / "elsewhere", {"c": 2}) / "c")
@@ -148,6 +176,15 @@ def test_no_such_folder_names_close_ones(tmp_path: Path) -> None:
         open_dataset("fashon-mnist", CONFIG)
     with pytest.raises(DataError, match=r"expected a folder or a file that ends in .csv"):
         open_dataset(str(picture(tmp_path / "x.png")), CONFIG)
+
+
+def test_close_names_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, {"cats": 1, "dogs": 1, "mice": 1})
+    real, calls = difflib.get_close_matches, []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *given: calls.append(given) or real(*given))
+    with pytest.raises(DataError, match=r"Did you mean .*dogs\?"):
+        open_dataset(str(tmp_path / "dgs"), CONFIG)
+    assert len(calls) == 2  # beside it, and of data sets
 
 
 def test_hostile_names_do_not_crash_and_are_shown_harmless(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from plusx.config import AugmentConfig
 from plusx.data import augment as augment_module
 from plusx.data.colour import Colours
 from plusx.data.dataset import Split
-from plusx.data.decode import decode
+from plusx.data.decode import decode, decode_crop
 from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
 from plusx.data.names import Names
 from plusx.data.sampling import order
@@ -217,6 +217,15 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
             assert torch.allclose(image, SMALL.load(paths[i]), atol=2e-6)
 
 
+def test_an_image_of_8_bits_is_the_same_in_any_company(photos: Split) -> None:
+    augment, found = AugmentConfig(crop="translate", pad=2, policy="trivial"), []
+    for batch in (2, N):  # one photo is deep
+        loader = train_loader(photos, RULES, augment, n_classes=3, mode="photo", batch=batch, seed=1)
+        found.append({i: image for b in loader.epoch(0) for i, image in zip(b.ids.tolist(), b.images, strict=True)})
+    assert len(found[0]) == N
+    assert all(torch.equal(image, found[1][i]) for i, image in found[0].items())
+
+
 def test_several_labels_an_image(arrays: Split) -> None:
     targets = np.random.default_rng(0).integers(0, 2, (N, 3)).astype(np.float32)
     loader = make(replace(arrays, targets=targets), "small", crop="none")
@@ -292,6 +301,16 @@ def test_a_worker_that_hangs_is_told_and_ended(photos: Split, monkeypatch: pytes
     while set(multiprocessing.active_children()) - others:
         assert time.perf_counter() < deadline
         time.sleep(0.05)
+
+
+def test_a_worker_that_is_slow_is_not_hung(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = importlib.import_module("plusx.data.workers")
+    monkeypatch.setattr(home, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(home, "CLOSING_SECONDS", 0.1)
+    slow = lambda *given, **rules: time.sleep(0.5) or decode_crop(*given, **rules)  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("plusx.data.loader"), "decode_crop", slow)
+    with closing(make(photos, "photo", 1, crop="resized")) as loader, closing(loader.epoch(0)) as epoch:
+        assert len(next(epoch).ids) == 4  # two seconds
 
 
 def test_a_worker_that_cannot_be_started_is_told(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, open_dataset
+from plusx.data.manifest import held_out
 from plusx.data.names import Names
 from plusx.data.split import choose, hold_out
 from plusx.errors import DataError
@@ -46,6 +47,27 @@ def test_choice_depends_on_seed_and_names_alone() -> None:
     }
     # recorded: a change here changes every user's split
     assert np.flatnonzero(held)[:5].tolist() == RECORDED
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_examples_of_one_file_stay_together(multi: bool) -> None:
+    names = [f"{i}" for i in range(40)]
+    spelt = Names([*names, *(f"x/../{name}" for name in names)])
+    targets = np.repeat([0, 1, 1, 0], 20)  # every file under both classes
+    whole = Split("all", np.eye(2, dtype=np.float32)[targets] if multi else targets, Names([*names, *names]), spelt)
+    held = choose(whole, 2, 0.2, 0)
+    assert held.sum() == 16
+    assert (held[:40] == held[40:]).all()
+    dataset = Dataset("x", "x", ("a", "b"), "multi" if multi else "single", {"all": whole})
+    before = {name: bool(i % 2) for i, name in enumerate(names)}
+    assert list(hold_out(dataset, CONFIG, before).splits["val"].names) == [*spelt[1:40:2], *spelt[41::2]]
+    twice = Split("all", np.array([0, 0, 1]), Names("aab"), Names("aab"))
+    assert not choose(twice, 2, 0.2, 0).any()
+
+
+def test_a_file_that_was_trained_on_never_moves() -> None:
+    rows = {"train": {"examples": [["a"], ["b"]]}, "val": {"examples": [["b"], ["c"]]}}
+    assert held_out({"splits": rows}) == {"a": False, "b": False, "c": True}
 
 
 def test_adding_an_example_moves_few_others() -> None:

@@ -72,6 +72,48 @@ def test_parquet_with_lists_and_numbers(tmp_path: Path) -> None:
     assert opened(str(tmp_path / "s.PARQUET")).classes == ("3", "20")
 
 
+def test_parquet_with_bytes_and_empty_numbers(tmp_path: Path) -> None:
+    table(tmp_path, "")
+    pq.write_table(pa.table({"path": [b"img/0.png", b"img/1.png"], "label": [b"a", b"\xff"]}), tmp_path / "b.parquet")
+    found = opened(str(tmp_path / "b.parquet"))
+    assert found.classes == ("a", "\udcff")
+    assert list(found.splits["all"].names) == ["img/0.png", "img/1.png"]
+    pq.write_table(pa.table({"path": ["img/0.png", "img/1.png"], "label": [1.0, float("nan")]}), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="1 row without a label: data row 2"):
+        opened(str(tmp_path / "n.parquet"))
+
+
+def test_a_folder_above_what_a_link_means(tmp_path: Path) -> None:
+    """`..` after a link is the system's; the words of a path stay where they mean the same."""
+    far = tmp_path / "far"
+    for folder in (tmp_path, far):
+        picture(folder / "x.png")
+        (folder / "t.csv").write_text(f"path,label\nx.png,{folder.name}\n")
+    picture(far / "deep" / "y.png")
+    (tmp_path / "link").symlink_to(far / "deep")
+    (tmp_path / "link.csv").write_text("path,label\nlink/../x.png,a\nlink/y.png,b\nx.png,b\n./far/../x.png,b\n")
+    dataset = opened(str(tmp_path / "link.csv"))
+    paths = [f"{tmp_path}/{name}" for name in ("far/x.png", "link/y.png", "x.png", "x.png")]
+    assert list(dataset.splits["all"].paths or ()) == paths
+    assert opened(f"{tmp_path}/link/../t.csv").classes == ("far",)
+    assert list(opened(f"{tmp_path}/link/../t.csv").splits["all"].paths or ()) == [f"{far}/x.png"]
+
+
+def test_other_columns_are_not_read(tmp_path: Path) -> None:
+    """Nor is what the names of folders seem to say: `label=x` is how Parquet writers part tables."""
+    table(tmp_path, "")
+    below = tmp_path / "label=x"
+    below.mkdir()
+    columns = {"thumbnail": [bytes(10_000)], "path": ["../img/0.png"], "label": ["a"]}
+    pq.write_table(pa.table(columns), below / "t.parquet", compression="none")
+    data = bytearray((below / "t.parquet").read_bytes())
+    data[4:40] = b"\xff" * 36  # the beginning of the first column
+    (below / "t.parquet").write_bytes(data)
+    assert opened(str(below / "t.parquet")).classes == ("a",)
+    body = "".join(f"img/{i % 6}.png,a,{i}\n" for i in range(100_000))  # the type is guessed from the beginning
+    assert opened(table(tmp_path, f"path,label,price\n{body}img/0.png,b,cheap\n")).classes == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -82,6 +124,7 @@ def test_parquet_with_lists_and_numbers(tmp_path: Path) -> None:
         ("path,path,label\nimg/0.png,img/0.png,a\n", "got the column path more than once"),
         ("path,label\n,a\nimg/0.png,b\n", "1 row without a path: data row 1"),
         ("path,label,split\nimg/0.png,a,dev\nimg/1.png,b,\n", "got an empty cell, dev, expected train, val or test"),
+        ("path,label\nimg\0/../x.png,a\nimg/0.png,b\n", r"1 of 2 files do not exist: img\x00/../x.png"),
         (rows("a", "b", "a", "b", "a", "b", "a"), "1 of 7 files do not exist: img/6.png"),
         ("path,label\n", "no images found"),
         ("", "cannot be read as csv"),

@@ -39,20 +39,20 @@ def test_all_of_torchvisions_operations_and_no_others(image: Tensor) -> None:
 
 def test_each_image_has_its_own_operation(image: Tensor) -> None:
     ids = np.arange(3000)
-    pixels = varied(image.permute(1, 2, 0).repeat(len(ids), 1, 1, 1), 0, 1, ids)
+    pixels = varied(image.permute(1, 2, 0).repeat(len(ids), 1, 1, 1), 0, 1, ids, [False] * len(ids))
     assert len({one.numpy().tobytes() for one in pixels}) > 450
     same = (pixels == image.permute(1, 2, 0)).flatten(1).all(1).float().mean()
     assert 0.07 < same < 0.2  # one operation of 14 does nothing, and so does no strength
-    again = varied(image.permute(1, 2, 0).repeat(2, 1, 1, 1), 0, 1, ids[[7, 2999]])
+    again = varied(image.permute(1, 2, 0).repeat(2, 1, 1, 1), 0, 1, ids[[7, 2999]], [False] * 2)
     assert torch.equal(again, pixels[[7, 2999]])
 
 
 def test_deep_and_gray_images(image: Tensor) -> None:
     gray = image[:1].permute(1, 2, 0).repeat(600, 1, 1, 1)
     ids = np.arange(len(gray))
-    deep = varied(gray.float() + 0.25, 0, 0, ids)
+    deep = varied(gray.float() + 0.25, 0, 0, ids, [True] * len(ids))
     assert deep.dtype == torch.float32
     assert ((deep >= 0) & (deep <= 255)).all()
-    shallow = varied(gray.clone(), 0, 0, ids)
+    shallow = varied(gray.clone(), 0, 0, ids, [False] * len(ids))
     near = (deep - shallow.float()).abs().flatten(1).mean(1) < 2
     assert near.float().mean() > 0.9
