@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Split, listed, plural
-from plusx.data.names import Names
 from plusx.errors import DataError
 
 AUTO_FRACTION = 0.2  # neither val nor test given
@@ -66,7 +65,13 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
     Returns:
         bool (N,).
     """
-    rank, files = _hashes(split.names, seed), _files(split)
+    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64])
+    digests = bytearray()
+    for name in split.names.encoded():
+        state = keyed.copy()  # a third of the time of a new one
+        state.update(name)
+        digests += state.digest()
+    rank, files = np.frombuffer(digests, ">u8").astype(np.uint64), _files(split)
     if split.targets.ndim == 2:
         members = [np.flatnonzero(split.targets[:, k]) for k in range(n_classes)]
         members.append(np.flatnonzero(~split.targets.any(1)))  # images without a label, as one more class
@@ -91,18 +96,11 @@ def _files(split: Split) -> NDArray[np.int64]:
     """For each example the first one of the same file, (N,)."""
     if split.paths is None:
         return np.arange(len(split))
-    _, first, which = np.unique(_hashes(split.paths, 0), return_index=True, return_inverse=True)
+    known = np.fromiter(map(hash, split.paths.encoded()), np.int64, len(split))  # of this process, and never kept
+    if len(np.unique(known)) == len(known):
+        return np.arange(len(split))
+    _, first, which = np.unique(known, return_index=True, return_inverse=True)
     return np.asarray(first[which])
-
-
-def _hashes(names: Names, seed: int) -> NDArray[np.uint64]:
-    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64])
-    digests = bytearray()
-    for name in names.encoded():
-        state = keyed.copy()  # a third of the time of a new one
-        state.update(name)
-        digests += state.digest()
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def class_notes(classes: tuple[str, ...], splits: dict[str, Split]) -> list[str]:

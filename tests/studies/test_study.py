@@ -243,8 +243,9 @@ def test_what_a_study_compares_cannot_be_set_for_every_run(
 
 
 def test_the_split_that_a_study_measures_cannot_be_set(tmp_path: Path) -> None:
+    part(tmp_path / "data")
     with pytest.raises(ConfigError, match=r"--set data\.val_fraction: a study's errors are those of the test split"):
-        studies.study("colour", out=tmp_path, seeds=1, overrides=["data.val_fraction=0.25"])
+        studies.study("colour", out=tmp_path, overrides=("engine.batch=16", "data.val_fraction=0.25"))
 
 
 def test_epochs_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
