@@ -65,7 +65,11 @@ class Names(Sequence[str]):
     def take_both(self, paths: "Names", ids: ArrayLike) -> tuple["Names", "Names"]:
         """Those of these names and of their `paths`, which go on sharing their memory where they do."""
         taken = self.take(ids)
-        return taken, taken.below(paths._prefix) if paths._block is self._block else paths.take(ids)
+        return taken, taken.below(paths._prefix) if paths.share(self) else paths.take(ids)
+
+    def share(self, other: "Names") -> bool:
+        """Whether both are one list of names below different folders, as a folder's paths and names are."""
+        return self._block is other._block
 
     def below(self, folder: str) -> "Names":
         """The same with `folder` before each, at no memory."""

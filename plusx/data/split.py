@@ -94,7 +94,7 @@ def choose(split: Split, n_classes: int, fraction: float, seed: int) -> NDArray[
 
 def _files(split: Split) -> NDArray[np.int64]:
     """For each example the first one of the same file, (N,)."""
-    if split.paths is None:
+    if split.paths is None or split.paths.share(split.names):  # images in memory; a folder, which has each file once
         return np.arange(len(split))
     known = np.fromiter(map(hash, split.paths.encoded()), np.int64, len(split))  # of this process, and never kept
     if len(np.unique(known)) == len(known):
