@@ -96,6 +96,8 @@ def train(
         with claimed(folder) if world.leads else nullcontext():
             events = world.leads and request.changes().get("engine.tensorboard", False)
             log = Log(folder if world.leads else None, tensorboard=events, quiet=not world.leads)
+            if out is None:
+                log.line(f"run folder: {folder}")
             with world.in_order("prepared"):
                 plan, dataset, manifest_hash = prepare(folder, request, dataset, log, accept_data_change, world.rank)
             world.compare(identity(plan, manifest_hash))
