@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _SPAWN, _FORK = multiprocessing.get_context("spawn"), multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["plusx.run", "plusx.cli", "bench.faults.child", "torch._dynamo"])
+_FORK.set_forkserver_preload(["plusx.run", "plusx.cli", "bench.faults.child"])
 PATIENCE = 120.0  # seconds for a run of seconds
 
 

@@ -265,7 +265,6 @@ from pathlib import Path
 import torch
 from tests.engine.tiny import Train, run, tiny_config
 torch.set_num_threads(1)
-import torch._dynamo  # else each child does when it makes its optimizer, for seconds
 folder, kills, draw, folders = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0), 0
 while kills:
     folders += 1
