@@ -393,8 +393,8 @@ def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A new command gets a new folder, the same command its own; a slash at the end changes nothing."""
     monkeypatch.chdir(tmp_path)
     class_folders(Path("pets.v2"), {"a": 4, "b": 4})
-    found = [
-        json.loads(plusx("train", *words, "--json").out)
+    ran = [
+        plusx("train", *words, "--json")
         for words in (
             ("pets.v2", *STEPS),
             ("pets.v2/", *STEPS),
@@ -402,8 +402,17 @@ def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             ("digits", *STEPS),
         )
     ]
+    found = [json.loads(one.out) for one in ran]
     assert [run["run"] for run in found] == ["runs/pets.v2", "runs/pets.v2", "runs/pets.v2-2", "runs/digits"]
+    assert "run folder: runs/pets.v2-2\n" in ran[2].err
     assert [run["already_finished"] for run in found] == [False, True, False, False]
+
+
+def test_a_test_split_selects_no_weights(tmp_path: Path) -> None:
+    said = plusx("train", "digits", "--out", tmp_path / "run", *STEPS, "--set", "engine.select=best")
+    assert said.code == 1
+    assert "engine.select: got best, but there is no val split" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["plain20", "resmlp-2x32", "preresnet20", "resnet18"])
