@@ -260,7 +260,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """`["optim.lr=0.1", …]` -> `{"optim.lr": 0.1, …}`, typed by the fields.
+    """`["optim.lr=0.1", …]`, or one of them -> `{"optim.lr": 0.1, …}`, typed by the fields.
 
     Raises:
         ConfigError: an unknown field, a value of another type or out of bounds, all of them at once.
@@ -272,7 +272,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     }
     changes: dict[str, Any] = {}
     problems = []
-    for text in texts:
+    for text in (texts,) if isinstance(texts, str) else texts:
         key, equals, raw = text.partition("=")
         if not equals:
             problems.append(f"{text!r}: got no value, expected section.field=value")

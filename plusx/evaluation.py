@@ -129,7 +129,8 @@ def evaluate(
         ModelFileError, DataError, ConfigError: what was given cannot be used; the message says why.
     """
     views_of(protocol)  # an impossible name is told before the work
-    members = [given if isinstance(given, Classifier) else load(given) for given in (model, *others)]
+    given = (model, *([others] if isinstance(others, str | Path | Classifier) else others))
+    members = [one if isinstance(one, Classifier) else load(one) for one in given]
     _check_members(members, protocol)
     classifier = members[0]
     config, on_bad_image = _settings(classifier, overrides)
@@ -143,7 +144,7 @@ def evaluate(
         notes.append("the data gives each image one label: every other label of the model counts as absent")
     if missing:
         notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
-    notes += [f"{given}: the run is not finished" for given in (model, *others) if unfinished(given)]
+    notes += [f"{one}: the run is not finished" for one in given if unfinished(one)]
     notes += _doubts(members, dataset, mapped, protocol)
     count = batch or min(eval_batch(member.preprocess.size) for member in members)
     streams = [_answers(member, classifier.classes, mapped, config, protocol, count) for member in members]

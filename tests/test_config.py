@@ -13,6 +13,7 @@ from plusx.config import SECTIONS, Config, Facts
 from plusx.errors import ConfigError
 from plusx.plan import Request
 from plusx.recipes import small
+from plusx.run import several
 
 FACTS = Facts(
     n_train=1000,
@@ -198,6 +199,11 @@ def test_flags_are_fields() -> None:
 def test_a_seed_has_63_bits() -> None:
     wanted = "seed: got 9223372036854775808, expected at least 0 and below 9.22337204e+18"
     assert message(lambda: configs.replace(CONFIG, {"seed": 2**63})) == wanted
+
+
+def test_one_text_may_stand_alone() -> None:
+    assert configs.parse_overrides("optim.lr=0.5") == {"optim.lr": 0.5}
+    assert several("optim.lr=0.5") == several(["optim.lr=0.5"]) == ("optim.lr=0.5",)
 
 
 def test_arguments_of_another_type_are_told() -> None:

@@ -191,6 +191,13 @@ def test_the_folder_of_an_unfinished_run_is_told(tmp_path: Path) -> None:
     assert not any("not finished" in note for note in evaluate(run, data).notes)
 
 
+def test_one_model_and_one_change_may_stand_alone(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    assert evaluate(run, data, others=str(run)).models == (str(run / "model.safetensors"),) * 2
+    with pytest.raises(ConfigError, match=r"--set optim\.lr: evaluating takes"):
+        evaluate(run, data, overrides="optim.lr=1")
+
+
 def test_splits_that_can_be_asked_for_are_told(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
     with pytest.raises(DataError, match="--split: got 'test', the data has train, val, all"):

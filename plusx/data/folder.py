@@ -58,6 +58,9 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
     found: list[str] = []
     left_out: Counter[str] = Counter()
     for given in [paths] if isinstance(paths, str | Path) else paths:
+        if not isinstance(given, str | os.PathLike):
+            kind = type(given).__name__
+            raise DataError(f"got an object of type {kind} in the place of a path", "Save it as an image file first.")
         path = os.fspath(given)
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):

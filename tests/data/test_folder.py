@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from plusx.data import open_dataset
 from plusx.data.dataset import natural_key, show
@@ -16,6 +17,11 @@ from tests.data.making import CONFIG, class_folders, picture
 
 def notes(root: Path) -> str:
     return "\n".join(open_dataset(str(root), CONFIG, training=False).notes)
+
+
+def test_what_is_no_path_is_told() -> None:
+    with pytest.raises(DataError, match="got an object of type Image in the place of a path"):
+        find_images([Image.new("RGB", (4, 4))])  # type: ignore[list-item]
 
 
 def test_classes_are_naturally_sorted_names_shared_by_all_splits(tmp_path: Path) -> None:
