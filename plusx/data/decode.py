@@ -1,7 +1,8 @@
 """The one way from a file's bytes to pixels, for training, evaluation, prediction and serving.
 
 Rules: formats from an allow-list; size limits from the header, before anything is decoded; upright by EXIF orientation;
-the first frame; transparency over a fixed gray; gray of more than 8 bits at full precision; a cut file is refused.
+the first frame; transparency over a fixed gray; gray of more than 8 bits at full precision, unless it has transparency;
+a cut file is refused.
 Colour of more than 8 bits a channel is read as its high 8 bits, CMYK by Pillow's plain formula; colour profiles are not
 applied.
 """
@@ -74,8 +75,9 @@ def decode(
         min_side: for training only: decode a JPEG at 1/2, 1/4 or 1/8 scale if its shorter side stays at least this.
 
     Returns:
-        (C, H, W): uint8 0..255; or float32 0..1 where a gray source has more than 8 bits: 16-bit and 32-bit integers
-        divided by 65535, 12-bit TIFF by 4095, floating point as it is. In memory the channels of a pixel are adjacent.
+        (C, H, W): uint8 0..255; or float32 0..1 where a gray source without alpha has more than 8 bits: 16-bit and
+        32-bit integers divided by 65535, 12-bit TIFF by 4095, floating point as it is. In memory the channels of a
+        pixel are adjacent.
 
     Raises:
         ImageError: whatever is wrong with the file, its values included; no other exception leaves.
