@@ -259,6 +259,11 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **top)
 
 
+def several(given: Iterable[str]) -> tuple[str, ...]:
+    """Texts, of which one may stand alone."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """`["optim.lr=0.1", …]`, or one of them -> `{"optim.lr": 0.1, …}`, typed by the fields.
 
@@ -272,7 +277,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     }
     changes: dict[str, Any] = {}
     problems = []
-    for text in (texts,) if isinstance(texts, str) else texts:
+    for text in several(texts):
         key, equals, raw = text.partition("=")
         if not equals:
             problems.append(f"{text!r}: got no value, expected section.field=value")

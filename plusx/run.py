@@ -75,7 +75,7 @@ def train(
         epochs=epochs,
         size=size,
         seed=seed,
-        overrides=several(overrides),
+        overrides=configs.several(overrides),
     )
     request.data_config()  # a mistyped field is told before anything is read or made
     folder = Path(out) if out is not None else default_folder(request)
@@ -111,11 +111,6 @@ def train(
         return dataclasses.replace(run, already_finished=False)
 
 
-def several(given: Sequence[str]) -> tuple[str, ...]:
-    """Texts, of which one may stand alone."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def verify(run: Run) -> None:
     """Reads the model file of a finished run.
 
@@ -143,7 +138,7 @@ def check(
         DataError: no such data.
     """
     return check_data(
-        os.fspath(data), Request(data=os.fspath(data), overrides=several(overrides)).data_config(), progress
+        os.fspath(data), Request(data=os.fspath(data), overrides=configs.several(overrides)).data_config(), progress
     )
 
 

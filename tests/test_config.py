@@ -13,7 +13,6 @@ from plusx.config import SECTIONS, Config, Facts
 from plusx.errors import ConfigError
 from plusx.plan import Request
 from plusx.recipes import small
-from plusx.run import several
 
 FACTS = Facts(
     n_train=1000,
@@ -203,7 +202,7 @@ def test_a_seed_has_63_bits() -> None:
 
 def test_one_text_may_stand_alone() -> None:
     assert configs.parse_overrides("optim.lr=0.5") == {"optim.lr": 0.5}
-    assert several("optim.lr=0.5") == several(["optim.lr=0.5"]) == ("optim.lr=0.5",)
+    assert configs.several("optim.lr=0.5") == configs.several(["optim.lr=0.5"]) == ("optim.lr=0.5",)
 
 
 def test_arguments_of_another_type_are_told() -> None:

@@ -12,6 +12,7 @@ from plusx import config as configs
 from plusx.config import Config, Facts
 from plusx.engine.schedule import SoFar, learning_factor
 from plusx.errors import ConfigError
+from plusx.initial import make_network
 from plusx.models import create_model, list_models
 from plusx.plan import Request, decide, own_cores
 from plusx.recipes import RECIPES, Machine, choose, default_recipe, describe, get_recipe
@@ -181,18 +182,9 @@ def test_no_scale_is_zeroed_that_does_not_end_a_branch(recipe: str, variant: str
 def test_choices_suit_every_family(name: str, recipe: str) -> None:
     """What is chosen for a network is something that it has."""
     config, _ = decide(Request(data="x", recipe=recipe, model=name), DIGITS)
-    m = config.model
-    assert m.name == name
-    create_model(
-        name,
-        3,
-        in_channels=config.data.channels or 0,
-        size=config.data.size,
-        width=m.width,
-        stem=m.stem,
-        init=m.init,
-        zero_init_last=bool(m.zero_init_last),
-    )
+    assert config.model.name == name
+    assert config.data.channels is not None
+    make_network(config, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from plusx.config import OptimConfig
 from plusx.errors import ConfigError
 
-O = TypeVar("O", bound=Optimizer)  # noqa: E741
+Kind = TypeVar("Kind", bound=Optimizer)
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
@@ -50,7 +50,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
     return _uncompiled(SGD)(plain, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
 
 
-def _uncompiled(kind: type[O]) -> type[O]:
+def _uncompiled(kind: type[Kind]) -> type[Kind]:
     """The optimizer without what PyTorch wraps around its methods for `torch.compile`.
 
     At their first call they import the compiler, which takes as long as all of PyTorch, and nothing but the network is
