@@ -168,6 +168,13 @@ def test_unknown_recipe() -> None:
         get_recipe("photos")
 
 
+def test_the_recipe_suits_the_size_however_it_is_set() -> None:
+    for given in ({"size": 96}, {"overrides": ("data.size=96",)}):
+        config, choices = decide(Request(data="x", **given), DIGITS)  # type: ignore[arg-type]
+        assert config.recipe == "photo"
+        assert choices[0].reason.startswith("the size is set to 96 px")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("variant", ["model.norm=none", "model.norm_order=after"])
 def test_no_scale_is_zeroed_that_does_not_end_a_branch(recipe: str, variant: str) -> None:

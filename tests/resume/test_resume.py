@@ -208,6 +208,18 @@ def test_changed_data_begin_at_the_next_epoch(tmp_path: Path, n: int, k: int, mo
     assert_same_end(tmp_path / "cut", second, wanted)
 
 
+def test_data_that_change_after_the_last_evaluation_are_evaluated_in_its_place(tmp_path: Path) -> None:
+    config = tiny_config(schedule__epochs=1)
+    first = run(tmp_path, config)[0]
+    keep = first.on_selected
+    first.on_selected = lambda *kept: (keep(*kept), terminate())
+    with pytest.raises(Stopped):
+        first.fit()
+    trainer = run(tmp_path, config, data="others")[0]
+    trainer.fit()
+    assert [(row["step"], row["split"]) for row in trainer.at.rows] == [(5, "train"), (5, "val")]
+
+
 @pytest.mark.parametrize("n", [72, 16])
 def test_a_length_in_steps_stays_when_the_data_change(tmp_path: Path, n: int) -> None:
     config, folder = (
