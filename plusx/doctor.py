@@ -51,7 +51,7 @@ def examine_run(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder}: holds no run.", "Give a run folder, such as runs/photos.")
     checkpoints = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     files = [_file_row(path, checkpoint.load) for path in checkpoints]
-    finished, model = (folder / "result.json").exists(), folder / modelfile.FILE_NAME
+    finished, model = modelfile.finished(folder), folder / modelfile.FILE_NAME
     if model.exists():
         files.append(_file_row(model, modelfile.load))
     elif finished:

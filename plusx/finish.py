@@ -90,7 +90,7 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
     build(report_data(run, plan, dataset, evaluation, result), folder / "report.html")
     values = run.to_dict()
-    write_json(folder / "result.json", {"request": plan.request.to_dict(), **values})
+    write_json(folder / modelfile.RECORD, {"request": plan.request.to_dict(), **values})
     log.line(f"finished: {folder}")
     log.close()
 

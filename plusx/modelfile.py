@@ -42,6 +42,7 @@ from plusx.models import create_model
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
+RECORD = "result.json"  # the last file of a run
 MOST_PIXELS = 178_956_970  # of an image, that a file may allow; Pillow opens none above
 PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 
@@ -308,11 +309,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run there went to its end."""
+    return (folder / RECORD).exists()
+
+
 def unfinished(given: str | Path | Classifier) -> bool:
     """Whether this is the folder of a run that has more to do."""
     if isinstance(given, Classifier):
         return False
-    return (Path(given) / "config.json").exists() and not (Path(given) / "result.json").exists()
+    return (Path(given) / "config.json").exists() and not finished(Path(given))
 
 
 def unwrap(module: nn.Module) -> Any:

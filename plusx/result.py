@@ -60,10 +60,9 @@ def finished_run(folder: Path, request: Request) -> Run | None:
         ConfigError: it is finished and another request's.
         ModelFileError: a record of it is damaged.
     """
-    path = folder / "result.json"
-    if not path.exists():
+    if not modelfile.finished(folder):
         return None  # also when the folder holds an unfinished run, which prepare compares
     read_plan(folder / "config.json", request)
     names = {f.name for f in dataclasses.fields(Run)} - {"folder", "already_finished"}
-    values = read_json(path, sorted(names))
+    values = read_json(folder / modelfile.RECORD, sorted(names))
     return Run(folder=folder, already_finished=True, **{name: values[name] for name in names})

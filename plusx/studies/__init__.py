@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from plusx import modelfile
 from plusx.config import parse_overrides
 from plusx.engine import Log
 from plusx.errors import ConfigError, DivergedError, PlusxError
@@ -208,6 +209,11 @@ class Job(NamedTuple):
     out: Path
     overrides: Sequence[str]
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is trained to its end."""
+        return modelfile.finished(self.out)
+
     def train(self) -> Run:
         """Train it, or find it trained."""
         watch = get_study(self.study).watch
@@ -220,10 +226,13 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged]
 
     A run that diverges is a result too: it is told, and the others go on.
     """
-    log, seconds, diverged = Log(None), 0.0, []
+    log, seconds, work, diverged = Log(None), 0.0, 0, []
     results: dict[str, list[Measured]] = {job.arm.name: [] for job in jobs}
+    cost = costs(jobs)
     for count, job in enumerate(jobs, 1):
-        log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}")
+        ahead = sum(cost[other.arm.name] for other in jobs[count - 1 :] if not other.finished)
+        left = f", about {duration(seconds / work * ahead)} left" if work and ahead else ""
+        log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}{left}")
         try:
             run = job.train()
         except DivergedError as error:
@@ -231,13 +240,23 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged]
             diverged.append(Diverged(job.arm.name, job.seed, error.message))
             continue
         results[job.arm.name].append(chosen.measure(run))
-        seconds += run.seconds
+        seconds, work = seconds + run.seconds, work + cost[job.arm.name]
     return results, diverged, seconds
 
 
+def duration(seconds: float) -> str:
+    """Minutes, or hours where there are many."""
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+def costs(jobs: Sequence[Job]) -> dict[str, int]:
+    """What a run of each arm costs beside the others: its network's multiply-adds, since all have as many steps."""
+    return {arm.name: _macs(arm) for arm in {job.arm.name: job.arm for job in jobs}.values()}
+
+
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """By seed, then by the network's multiply-adds, since all runs of a study have as many steps."""
-    cost = {arm.name: _macs(arm) for arm in {job.arm.name: job.arm for job in jobs}.values()}
+    """By seed, then by cost."""
+    cost = costs(jobs)
     return sorted(jobs, key=lambda job: (job.seed, -cost[job.arm.name]))
 
 

@@ -257,8 +257,10 @@ def test_epochs_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
 class Untrained:
     """In the place of training: a run that reached nothing."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, value: Callable[[str, int], float]) -> None:
-        self.value = value
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, value: Callable[[str, int], float], seconds: float = 1.0
+    ) -> None:
+        self.value, self.seconds = value, seconds
         monkeypatch.setattr(studies, "train", self.train)
         monkeypatch.setattr(studies, "get_study", lambda name: dataclasses.replace(tiny(), measure=self.measure))
 
@@ -266,7 +268,8 @@ class Untrained:
         out.mkdir(parents=True, exist_ok=True)
         made = {"torch": "2.14.1", "threads": str(1 + seed), "date": "2026-01-01"}
         (out / "config.json").write_text(json.dumps({"versions": made}))
-        return SimpleNamespace(folder=out, seconds=1.0)
+        (out / "result.json").write_text("{}")
+        return SimpleNamespace(folder=out, seconds=self.seconds)
 
     def measure(self, run: Any) -> Measured:
         value = self.value(run.folder.parent.name, int(run.folder.name[-1]))
@@ -303,6 +306,23 @@ def test_a_study_names_the_surroundings_of_its_runs(tmp_path: Path, monkeypatch:
         "threads": "1 and 2",
         "date": "2026-01-01",
     }
+
+
+def test_a_study_tells_how_long_it_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Untrained(monkeypatch, lambda arm, seed: 20.0, seconds=600)
+    studies.study("tiny", out=tmp_path, seeds=1)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["tiny: run 1 of 2, slow, seed 0", "tiny: run 2 of 2, fast, seed 0, about 10 min left"]
+    monkeypatch.setattr(studies, "_macs", lambda arm: {"slow": 1, "fast": 29}[arm.name])
+    studies.study("tiny", out=tmp_path, seeds=2)
+    assert capsys.readouterr().err.splitlines() == [
+        "tiny: run 1 of 4, slow, seed 0",
+        "tiny: run 2 of 4, fast, seed 0, about 5.0 h left",  # slow, seed 1, and fast, seed 1: 30 times 10 minutes
+        "tiny: run 3 of 4, slow, seed 1, about 20 min left",  # 30 units of work in 20 minutes
+        "tiny: run 4 of 4, fast, seed 1, about 28 min left",
+    ]
 
 
 def test_of_runs_side_by_side_the_longest_start_first(tmp_path: Path) -> None:
