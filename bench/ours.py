@@ -42,6 +42,10 @@ class Timed:
             self.images += len(batch.ids) if self.untimed <= number < self.untimed + self.timed else 0
             yield batch
 
+    def close(self) -> None:
+        """End the loader's workers."""
+        self.loader.close()
+
 
 def prepare(model: str, source: Path, size: int, batch: int) -> tuple[Measure, dict[str, Any]]:
     """A function from (untimed, timed) steps to images/s of the timed ones, and the settings, all chosen by plusx."""

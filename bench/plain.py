@@ -59,7 +59,8 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.blocks(F.relu(self.bn1(self.conv1(x))))
-        return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+        logits: Tensor = self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+        return logits
 
 
 class Arrays(Dataset[tuple[Tensor, int]]):
@@ -77,7 +78,7 @@ class Arrays(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def loader(source: Path, size: int, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(source: Path, size: int, batch: int, workers: int) -> DataLoader[Any]:
     """Shuffled, augmented float32 (N, 3, size, size): translated arrays from an `.npz`, random crops from a folder."""
     tail = [
         transforms.RandomHorizontalFlip(),
@@ -85,6 +86,7 @@ def loader(source: Path, size: int, batch: int, workers: int) -> DataLoader[tupl
         transforms.ConvertImageDtype(torch.float32),
         transforms.Normalize(MEAN, STD),
     ]
+    dataset: Dataset[tuple[Tensor, int]]
     if source.is_file():
         dataset = Arrays(source, transforms.Compose([transforms.RandomCrop(size, padding=4), *tail]))
     else:

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torchvision import models
 
-from bench import plain
+from bench import ours, plain
 from bench.__main__ import RESULTS
 from bench.gpu import MPS, compared, side_by_side
 from bench.gpu import keep as keep_row
-from bench.ours import Timed
 from bench.photos import write_photos
 from bench.rounds import compare
 from bench.studies import keep
@@ -24,13 +23,13 @@ from plusx.models import count_macs, count_params, create_model
 
 
 @pytest.mark.parametrize(
-    ("ours", "peer", "size"),
+    ("name", "peer", "size"),
     [("resnet20", "resnet20", 32), ("resnet18", "resnet18", 224), ("resnet50-v1.5", "resnet50", 224)],
 )
-def test_both_sides_train_the_same_network(ours: str, peer: str, size: int) -> None:
+def test_both_sides_train_the_same_network(name: str, peer: str, size: int) -> None:
     with torch.device("meta"):
         network = plain.ResNet20(10) if peer == "resnet20" else getattr(models, peer)(num_classes=10)
-        own = create_model(ours, 10)
+        own = create_model(name, 10)
     assert count_params(network) == count_params(own)
     assert count_macs(network, (3, size, size)) == count_macs(own, (3, size, size))
 
@@ -96,6 +95,16 @@ def test_plain_loop_trains_from_arrays(tmp_path: Path) -> None:
     assert about["precision"] == "fp32"
 
 
+def test_plusx_trains_as_long_as_it_is_asked_to(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+    np.savez(
+        tmp_path / "small.npz", x_train=images, y_train=np.arange(24) % 10, x_test=images, y_test=np.arange(24) % 10
+    )
+    measure, about = ours.prepare("resnet8", tmp_path / "small.npz", 32, 8)
+    assert measure(1, 4) > 0  # more steps than an epoch has
+    assert about["precision"] == "fp32"
+
+
 class Loader:
     """Two batches of three images an epoch."""
 
@@ -104,7 +113,7 @@ class Loader:
 
 
 def test_timed_loader_counts_the_timed_steps_alone() -> None:
-    timed = Timed(Loader(), untimed=2, timed=3)
+    timed = ours.Timed(Loader(), untimed=2, timed=3)
     assert len(list(timed.epoch(0))) == timed.steps_per_epoch == 6
     assert timed.images == 9
     assert timed.end > timed.start > 0

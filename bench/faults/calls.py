@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.faults import tiny
-from bench.faults.child import Child, again
+from bench.faults.child import Child, Orders, again
 from bench.faults.tiny import Result
 from plusx.engine import checkpoint
 
@@ -96,7 +96,7 @@ def recorded(folder: Path) -> list[tuple[str, int, str]]:
     return found
 
 
-def traced(given: tiny.Orders, trace: Path, *expressions: str) -> tuple[Child, int | None]:
+def traced(given: Orders, trace: Path, *expressions: str) -> tuple[Child, int | None]:
     """Waits until the process stops itself, attaches strace, lets it go on; the process and its exit code."""
     child = Child(given)
     _until(lambda: _status(child.pid, "State").startswith("T"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -119,16 +120,15 @@ def obey(orders: Orders) -> None:
 
 def _watch(orders: Orders) -> None:
     """Puts itself between the trainer and its step, its evaluation and its loader."""
-    from plusx import run
-    from plusx.engine import trainer
-
+    run: Any = importlib.import_module("plusx.run")
+    trainer: Any = importlib.import_module("plusx.engine.trainer")
     step_of_the_run, measure_of_the_run, loader_of_the_run = trainer.train_step, run.measure, run.train_loader
     evaluations = 0
 
     def train_step(net: Any, optimizer: Any, batch: Any, *rest: Any) -> float:
         number = rest[3]
         _hurt(orders, f"step {number}")
-        loss = step_of_the_run(net, optimizer, batch, *rest)
+        loss: float = step_of_the_run(net, optimizer, batch, *rest)
         line = json.dumps({"step": number, "ids": batch.ids.tolist(), "loss": loss}) + "\n"
         with orders.seen.open("a") as file:
             file.write(line)
@@ -153,7 +153,7 @@ def _watch(orders: Orders) -> None:
     def train_loader(*args: Any, **options: Any) -> Any:
         return loader_of_the_run(*args, **options | ({} if orders.workers is None else {"workers": orders.workers}))
 
-    trainer.train_step, run.measure, run.train_loader = train_step, measure, train_loader  # type: ignore[assignment]
+    trainer.train_step, run.measure, run.train_loader = train_step, measure, train_loader
 
 
 def _hurt(orders: Orders, where: str) -> None:

@@ -57,7 +57,8 @@ def data(folder: Path) -> Path:
     """Noisy images of three colours, 16 px, with a val split of three batches."""
     path = folder / "tiny.npz"
     if not path.exists():
-        draw, arrays = np.random.default_rng(0), {}
+        draw = np.random.default_rng(0)
+        arrays: dict[str, Any] = {}
         colours = draw.integers(0, 128, (3, 3))
         for split, n in (("train", TRAIN), ("val", VAL)):
             labels = np.arange(n) % 3

@@ -27,7 +27,8 @@ STEPS = 14  # of 111 images
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """111 noisy images of three colours to train on, 300 to evaluate: shares of batches are unequal."""
     rng = np.random.default_rng(0)
-    colours, arrays = rng.integers(0, 128, (3, 3)), {}
+    colours = rng.integers(0, 128, (3, 3))
+    arrays: dict[str, Any] = {}
     for split, n in (("train", 111), ("val", 300)):
         labels = np.arange(n) % 3
         pixels = colours[labels][:, None, None, :] + rng.integers(0, 128, (n, 8, 8, 3))
