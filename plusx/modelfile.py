@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,7 +37,7 @@ from plusx.data.transforms import MAX_SIDE, Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
 from plusx.errors import ImageError, ModelFileError, PlusxError
-from plusx.models import create_model
+from plusx.models import create_model, resolve
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
@@ -397,11 +396,11 @@ def _between(value: Any, low: float, high: float) -> bool:
 
 def _empty_network(arch: Mapping[str, Any], header: tensorfile.Header, path: Path) -> nn.Module:
     """The network that a document describes, without memory for weights, after its shapes were found in the header."""
-    depth = re.search(r"[0-9]+", str(arch.get("name")))
-    # A layer has at least one tensor, so a name that asks for more layers than that would be built for nothing.
-    if depth is not None and (len(depth[0]) > 9 or int(depth[0]) > len(header.entries)):
-        raise ModelFileError(f"{path}: {len(header.entries)} tensors cannot be a network of depth {depth[0][:9]}.")
     try:
+        depth = resolve(str(arch.get("name"))).depth
+        # A layer has at least one tensor, so a name that asks for more layers than that would be built for nothing.
+        if depth > len(header.entries):
+            raise ValueError(f"{len(header.entries)} tensors for {depth} layers")
         with torch.device("meta"):
             module = create_model(**arch)
     except (PlusxError, TypeError, ValueError, RuntimeError, OverflowError) as error:

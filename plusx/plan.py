@@ -15,6 +15,7 @@ from plusx.config import Config, DataConfig, Facts
 from plusx.data import Colours, Preprocess
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
+from plusx.models import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
 from plusx.weights import Origin
 
@@ -113,7 +114,7 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
     machine = Machine("cuda" if torch.cuda.is_available() else "cpu", cores=max(1, own_cores() // processes))
-    config, choices = choose(config, facts, machine)
+    config, choices = choose(config, facts, machine, resolve)
     if config.engine.select == "best" and facts.n_val == 0:
         message = "engine.select: got best, but there is no val split, and a test split must not select"
         raise ConfigError(message, "Leave it out, or hold a part of train out: --set data.val_fraction=0.1.")

@@ -13,7 +13,7 @@ from plusx.config import Config, Facts
 from plusx.engine.schedule import SoFar, learning_factor
 from plusx.errors import ConfigError
 from plusx.initial import make_network
-from plusx.models import create_model, list_models
+from plusx.models import create_model, list_models, resolve
 from plusx.plan import Request, decide, own_cores
 from plusx.recipes import RECIPES, Machine, choose, default_recipe, describe, get_recipe
 
@@ -46,7 +46,7 @@ DIGITS = next(facts for facts in FACTS.values() if (facts.n_train, facts.width) 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
     for label, facts in FACTS.items():
-        config, choices = choose(RECIPES[name](facts), facts, machine)
+        config, choices = choose(RECIPES[name](facts), facts, machine, resolve)
         assert config.recipe == name, label
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
@@ -81,7 +81,7 @@ def test_the_result_that_imagenet_paper_expects_is_that_of_the_shortcut_that_its
 
 @pytest.mark.parametrize("name", ["small", "photo", "cifar10-modern"])
 def test_blocks_that_start_as_the_identity_are_a_departure_that_is_told(name: str) -> None:
-    config, _ = choose(RECIPES[name](CIFAR), CIFAR, CPU)
+    config, _ = choose(RECIPES[name](CIFAR), CIFAR, CPU, resolve)
     assert config.model.zero_init_last
     table = (Path(__file__).parents[1] / "docs" / "design.md").read_text()
     row = next(line for line in table.splitlines() if line.startswith("| last batch-norm scale"))
@@ -141,7 +141,7 @@ def test_what_is_set_is_no_choice() -> None:
 def test_a_chosen_device_decides_the_size() -> None:
     facts = next(facts for facts in FACTS.values() if facts.width == 500)
     sizes = [
-        choose(configs.replace(RECIPES["photo"](facts), {"engine.device": device}), facts, GPU)[0].data.size
+        choose(configs.replace(RECIPES["photo"](facts), {"engine.device": device}), facts, GPU, resolve)[0].data.size
         for device in ("cpu", "cuda")
     ]
     assert sizes == [128, 224]

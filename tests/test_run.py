@@ -24,6 +24,9 @@ import plusx as package
 from plusx.claim import claimed
 from plusx.data import Preprocess, decode, statistics
 from plusx.evaluation import Evaluation, evaluate
+from plusx.modelfile import load
+from plusx.models.names import FAMILIES, NetworkPlan
+from plusx.models.pooled import PooledResNet
 from plusx.result import Run
 from plusx.run import train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
@@ -604,3 +607,17 @@ def test_colour_directions_are_of_all_photos(tmp_path: Path, monkeypatch: pytest
     assert (own.code, imagenet.code) == (0, 0), own.err
     told = "note: mean and standard deviation are of 4 of the "
     assert (told in own.err, told in imagenet.err) == (False, True)
+
+
+def test_a_network_that_joins_the_table_trains_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes by what names of the paper's networks look like: the number in this one is a width."""
+    plan = NetworkPlan(
+        network=PooledResNet, fixed={"blocks": (1,), "width": 4}, options={}, depth=5, size=8, num_classes=10
+    )
+    monkeypatch.setitem(FAMILIES, "net", lambda name, rest: plan)
+    run = train("digits", model="net640", out=tmp_path, overrides=("schedule.steps=2", "data.val_fraction=0"))
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert (config["schedule"]["warmup_error"], config["model"]["whiten_stem"]) == (0, False)
+    assert load(run.folder).module.arch["name"] == "net640"

@@ -1,6 +1,6 @@
 """Names of networks: one table of families, one resolver, one constructor.
 
-A new network is a class, a function from its name to a `Plan`, and an entry of `FAMILIES`.
+A new network is a class, a function from its name to a `NetworkPlan`, and an entry of `FAMILIES`.
 
 At the depths of Table 1 (18, 34, 50, 101, 152) a name means the ImageNet network, at any other depth 6n+2 the CIFAR
 network of section 4.2; 50 and 152 are both, so `resnet50-cifar` and `resnet152-cifar` name the CIFAR ones.
@@ -44,7 +44,7 @@ CIFAR = (20, 32, 44, 56, 110, 1202)  # depths of Table 6; every other 6n+2 resol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class NetworkPlan:
     """What a name stands for."""
 
     network: Callable[..., Network]
@@ -53,6 +53,7 @@ class Plan:
     depth: int  # weighted layers
     size: int  # side of the images it was published for, px
     num_classes: int  # classes it was published for
+    conv1: bool = False  # whether it begins with one convolution of that name, unless its stem is deep
 
 
 def create_model(
@@ -113,7 +114,7 @@ def create_model(
     return network
 
 
-def check_options(name: str, plan: Plan, given: Mapping[str, Any]) -> None:
+def check_options(name: str, plan: NetworkPlan, given: Mapping[str, Any]) -> None:
     """Refuse values that no network takes and options that this one does not have.
 
     Raises:
@@ -150,7 +151,7 @@ def list_models() -> list[str]:
     return [*names, *POOLED, "resmlp-8x256", "plainmlp-8x256"]
 
 
-def resolve(name: str) -> Plan:
+def resolve(name: str) -> NetworkPlan:
     """What a name stands for.
 
     Raises:
@@ -172,7 +173,7 @@ def unknown(name: str, expected: str, close: Sequence[str] = ()) -> ConfigError:
     return ConfigError(f"model.name: got {name!r}, expected {expected}", meant + "`plusx models` lists them.")
 
 
-def convolutional(name: str, rest: str, *, residual: bool = True, preactivation: bool = False) -> Plan:
+def convolutional(name: str, rest: str, *, residual: bool = True, preactivation: bool = False) -> NetworkPlan:
     """The plan of a ResNet, its plain twin or its pre-activation form: `50`, `50-v1.5`, `50-d`, `50-cifar`, `20`, …"""
     match = re.fullmatch(r"([1-9]\d{0,4})(|-v1\.5|-d|-cifar)", rest)
     if match is None:
@@ -203,36 +204,38 @@ def convolutional(name: str, rest: str, *, residual: bool = True, preactivation:
         options["norm_order"] = "before"
     if bottleneck:
         options["stride_in"] = "3x3" if variant in ("-v1.5", "-d") else "1x1"
-    return Plan(
+    return NetworkPlan(
         network=ResNet,
         fixed={"block": deep if bottleneck else basic, "blocks": blocks, "pool_shortcut": variant == "-d" and residual},
         options=options,
         depth=depth,
         size=224 if on_imagenet else 32,
         num_classes=1000 if on_imagenet else 10,
+        conv1=True,
     )
 
 
-def pooled(name: str) -> Plan:
+def pooled(name: str) -> NetworkPlan:
     """The plan of a network of `POOLED`."""
     blocks, width = POOLED[name]
-    return Plan(
+    return NetworkPlan(
         network=PooledResNet,
         fixed={"blocks": blocks},
         options={"width": width, "norm_order": "before"},
         depth=2 + len(blocks) + 2 * sum(blocks),
         size=32,
         num_classes=10,
+        conv1=True,
     )
 
 
-def fully_connected(name: str, rest: str, *, residual: bool = True) -> Plan:
+def fully_connected(name: str, rest: str, *, residual: bool = True) -> NetworkPlan:
     """`-8x256`: the plan of a fully connected network of 8 blocks of width 256, or of its plain twin."""
     match = re.fullmatch(r"-([1-9]\d{0,3})x([1-9]\d{0,4})", rest)
     if match is None:
         raise unknown(name, "-BLOCKSxWIDTH after the family, such as -8x256")
     blocks, width = int(match[1]), int(match[2])
-    return Plan(
+    return NetworkPlan(
         network=ResMLP,
         fixed={"blocks": blocks, "width": width, "residual": residual},
         options={"size": 32} | ({"norm_order": "before"} if residual else {}),
@@ -242,7 +245,7 @@ def fully_connected(name: str, rest: str, *, residual: bool = True) -> Plan:
     )
 
 
-FAMILIES: dict[str, Callable[[str, str], Plan]] = {
+FAMILIES: dict[str, Callable[[str, str], NetworkPlan]] = {
     "resnet": convolutional,
     "plain": partial(convolutional, residual=False),
     "preresnet": partial(convolutional, preactivation=True),

@@ -1,9 +1,8 @@
 """The automatic choices: each fills one field that was left open and says why."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from plusx.config import Config, Facts, replace
 
@@ -12,7 +11,6 @@ SQUARE = 1.1  # longer over shorter side, up to which a crop to a square is smal
 GIB = 1 << 30
 SMALL_MODEL = "resnet11"
 DEEP = 110  # layers that need a warmup to start converging
-POOLED = ("resnet9", "resnet11")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,24 @@ class Machine:
     cores: int
 
 
+class Named(Protocol):
+    """What choices may know about a network: what its name stands for."""
+
+    @property
+    def depth(self) -> int:
+        """Weighted layers."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What a user may change."""
+
+    @property
+    def conv1(self) -> bool:
+        """Whether it begins with one convolution, where it has no stem called deep."""
+
+
 Rule = Callable[[Config, Facts, Machine], tuple[Any, str]]
+NetworkRule = Callable[[Config, Named], tuple[Any, str]]
 
 
 def default_recipe(facts: Facts, weights: bool, size: int | None) -> Choice:
@@ -46,17 +61,26 @@ def default_recipe(facts: Facts, weights: bool, size: int | None) -> Choice:
     return Choice("recipe", "photo", f"{seen}, over {SMALL_SIDE}, and no weights are given")
 
 
-def choose(config: Config, facts: Facts, machine: Machine) -> tuple[Config, tuple[Choice, ...]]:
+def choose(
+    config: Config, facts: Facts, machine: Machine, resolve: Callable[[str], Named]
+) -> tuple[Config, tuple[Choice, ...]]:
     """Fill every open field that has a rule, in an order in which later rules may use earlier answers.
 
     Returns:
         The filled config and the choices made; fields that were set already are left alone and not listed.
     """
+    config, choices = _filled(config, RULES, facts, machine)
+    assert config.model.name is not None, "a rule fills this"
+    config, more = _filled(config, NETWORK_RULES, resolve(config.model.name))
+    return config, choices + more
+
+
+def _filled(config: Config, rules: Mapping[str, Callable[..., Any]], *known: Any) -> tuple[Config, tuple[Choice, ...]]:
     choices = []
-    for name, rule in RULES.items():
+    for name, rule in rules.items():
         section, field = name.split(".")
         if getattr(getattr(config, section), field) is None:
-            value, reason = rule(config, facts, machine)
+            value, reason = rule(config, *known)
             if value is not None:
                 config = replace(config, {name: value})
                 choices.append(Choice(name, value, reason))
@@ -129,34 +153,27 @@ def _model(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     return "resnet18", "18 layers suit the number of photos and the device"
 
 
-def _stem(config: Config, facts: Facts, machine: Machine) -> tuple[str | None, str]:
-    name = config.model.name or ""
-    if config.data.mode != "small" or name in POOLED or "mlp" in name:  # those two have no choice of stems
+def _stem(config: Config, network: Named) -> tuple[str | None, str]:
+    if config.data.mode != "small" or "stem" not in network.options:
         return None, ""
     return "cifar", "small images keep their resolution in the first layers"
 
 
-def _zero_init(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
-    model = config.model
-    if (model.name or "").startswith("resnet") and model.norm == "batch" and model.norm_order != "after":
+def _zero_init(config: Config, network: Named) -> tuple[bool, str]:
+    if "norm_order" in network.options and config.model.norm == "batch" and config.model.norm_order != "after":
         return True, "blocks that start as the identity train faster; departs from the paper"
     return False, "only blocks with a shortcut, added after their last batch norm, can start as the identity"
 
 
-def _whiten(config: Config, facts: Facts, machine: Machine) -> tuple[bool, str]:
-    if config.data.mode == "small" and "mlp" not in (config.model.name or "") and config.model.stem != "deep":
+def _whiten(config: Config, network: Named) -> tuple[bool, str]:
+    if config.data.mode == "small" and network.conv1 and config.model.stem != "deep":
         return True, "filters that undo the correlation of neighbouring pixels save epochs; departs from the paper"
     return False, "measured on small images and stems of one convolution only"
 
 
-def _warmup_error(config: Config, facts: Facts, machine: Machine) -> tuple[float, str]:
-    name = config.model.name or ""
-    number = re.search(r"\d+", name)
-    depth = int(number[0]) if number else 0
-    if "mlp" in name:  # named by its blocks, of two layers each
-        depth = 2 * depth + 2
-    if depth >= DEEP:
-        return 0.8, f"{depth} layers start at a low rate, until the training error is under 80 % (section 4.2)"
+def _warmup_error(config: Config, network: Named) -> tuple[float, str]:
+    if network.depth >= DEEP:
+        return 0.8, f"{network.depth} layers start at a low rate, until the training error is under 80 % (section 4.2)"
     return 0.0, f"fewer than {DEEP} layers need no slow start (section 4.2)"
 
 
@@ -176,9 +193,11 @@ RULES: dict[str, Rule] = {
     "data.workers": _workers,
     "augment.flip": _flip,
     "model.name": _model,
+    "engine.select": _select,
+}
+NETWORK_RULES: dict[str, NetworkRule] = {
     "model.stem": _stem,
     "model.zero_init_last": _zero_init,
     "model.whiten_stem": _whiten,
     "schedule.warmup_error": _warmup_error,
-    "engine.select": _select,
 }
