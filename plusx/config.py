@@ -17,6 +17,9 @@ from typing import Any
 
 from plusx.errors import ConfigError
 
+MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
+MAX_PIXELS = 50_000_000  # of an image, unless the user allows more
+MOST_PIXELS = 178_956_970  # that a user can allow; Pillow opens none above
 MEAN_IMAGE_SIDE = 512  # px; a larger one does not fit into a model file's header
 HUGE = 1e35  # beyond what a rate can mean; float32 ends at 3e38
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -41,8 +44,10 @@ class DataConfig:
 
     root: str | None = option("folder searched first for a named data set", None)
     mode: str | None = option("small: in memory; photo: decoded by workers", None, choices=("small", "photo"))
-    size: int | None = option("side of the square network input, px", None, low=1, below=8193)
-    resize: int | None = option("shorter side before the centre crop at evaluation, px", None, low=1)
+    size: int | None = option("side of the square network input, px", None, low=1, below=MAX_SIDE + 1)
+    resize: int | None = option(
+        "shorter side before the centre crop at evaluation, px", None, low=1, below=MAX_SIDE + 1
+    )
     fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
     normalize: str = option(
@@ -58,9 +63,9 @@ class DataConfig:
     workers: int | None = option("decoding processes", None, low=0)
     max_pixels: int = option(
         "largest image accepted, from its header; Pillow opens none above 178,956,970",
-        50_000_000,
+        MAX_PIXELS,
         low=1,
-        below=178_956_971,
+        below=MOST_PIXELS + 1,
     )
     background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0, below=256)
 

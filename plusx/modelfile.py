@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.data.folder import find_images
-from plusx.data.transforms import MAX_SIDE, Preprocess, eval_batch
+from plusx.data.transforms import Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
 from plusx.errors import ImageError, ModelFileError, PlusxError
@@ -42,7 +42,6 @@ from plusx.models import create_model, resolve
 FORMAT = 1
 FILE_NAME = "model.safetensors"
 RECORD = "result.json"  # the last file of a run
-MOST_PIXELS = 178_956_970  # of an image, that a file may allow; Pillow opens none above
 PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
@@ -375,23 +374,9 @@ def _document_problem(document: Mapping[str, Any]) -> str:
         return f"{len(classes)} class names for {document['arch'].get('num_classes')} outputs"
     if document.get("task") not in ("single", "multi"):
         return f"task {document.get('task')!r}"
-    if temperature is not None and not _between(temperature, 1e-6, 1e6):
+    if temperature is not None and not (type(temperature) in (int, float) and 1e-6 <= temperature <= 1e6):
         return f"temperature {str(temperature)[:40]}"
-    rules = document["preprocess"]
-    sides = [rules.get(key) for key in ("size", "resize")]
-    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
-        return f"an input of {sides[0]!r} px from {sides[1]!r} px, expected 1 to {MAX_SIDE}"
-    if not (_between(rules.get("background"), 0, 255) and _between(rules.get("max_pixels"), 1, MOST_PIXELS)):
-        return "preprocessing with a background or a limit of pixels that cannot be"
-    if not all(isinstance(rules.get(key), list) for key in ("mean", "std")):
-        return "preprocessing without numbers"
-    if not (all(_between(n, -1e9, 1e9) for n in rules["mean"]) and all(_between(n, 1e-9, 1e9) for n in rules["std"])):
-        return "preprocessing with numbers that cannot be"
     return ""
-
-
-def _between(value: Any, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low <= value <= high
 
 
 def _empty_network(arch: Mapping[str, Any], header: tensorfile.Header, path: Path) -> nn.Module:

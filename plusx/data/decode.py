@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from plusx.config import MAX_PIXELS
 from plusx.errors import ImageError
 
 EXTENSIONS = frozenset(  # taken from folders
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image
 ORIENTATION = 0x0112
 _UPRIGHT = {

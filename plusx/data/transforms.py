@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plusx.data.decode import MAX_PIXELS, Source, decode
+from plusx.config import MAX_PIXELS, MAX_SIDE, MOST_PIXELS
+from plusx.data.decode import Source, decode
 from plusx.errors import ConfigError
 
 BAND = 2**19  # pixels resized at a time
 LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
-MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory than any of our networks needs
+SMALLEST, LARGEST = 1e-9, 1e9  # of a standard deviation; the latter of a mean too
 GRAY = (0.299, 0.587, 0.114)
 BATCH, BATCH_PIXELS = 128, 32 * 224**2  # of a forward pass of evaluation, at most
 
@@ -65,17 +66,24 @@ class Preprocess:
     mean_image: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        problems = []
+        whole = (("size", MAX_SIDE, 1), ("resize", MAX_SIDE, 1), ("background", 255, 0), ("max_pixels", MOST_PIXELS, 1))
+        problems = [
+            f"data.{name}: got {str(value)[:40]}, expected a whole number from {low} to {high}"
+            for name, high, low in whole
+            if type(value := getattr(self, name)) is not int or not low <= value <= high
+        ]
         if self.fit not in ("crop", "pad", "stretch"):
             problems.append(f"data.fit: got {self.fit!r}, expected one of crop, pad, stretch")
-        if self.fit == "crop" and self.resize < self.size:
+        if not problems and self.fit == "crop" and self.resize < self.size:
             problems.append(f"data.resize: got {self.resize}, expected at least data.size ({self.size})")
         if self.channels not in (1, 3):
             problems.append(f"data.channels: got {self.channels}, expected 1 or 3")
         if not len(self.mean) == len(self.std) == self.channels:
             problems.append(f"mean and std: got {len(self.mean)} and {len(self.std)} values, expected {self.channels}")
-        if not all(s > 0 for s in self.std):
-            problems.append(f"std: got {self.std}, expected positive values")
+        if not all(SMALLEST <= value <= LARGEST for value in self.std):
+            problems.append(f"std: got {str(self.std)[:80]}, expected {SMALLEST:g} to {LARGEST:g}")
+        if not all(abs(value) <= LARGEST for value in self.mean):
+            problems.append(f"mean: got {str(self.mean)[:80]}, expected at most {LARGEST:g} on either side of 0")
         problems = problems or self._mean_image_problems()
         if problems:
             raise ConfigError("; ".join(problems))

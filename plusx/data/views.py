@@ -11,7 +11,8 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional
 
-from plusx.data.transforms import MAX_SIDE, Preprocess
+from plusx.config import MAX_SIDE
+from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError
 
 SIDES = (224, 256, 384, 480, 640)  # px, of a network for 224 px (section 3.4)
