@@ -190,7 +190,7 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
     own = record.get("root") == found.root
     try:
         made = _screened(open_dataset(source, config, before=manifest.held_out(record)), config, on_bad_image)
-        if manifest.build(made, config)["hash"] == classifier.meta.get("manifest_hash"):
+        if manifest.build(made, scan.scan(made, config))["hash"] == classifier.meta.get("manifest_hash"):
             return made  # wherever it lies now
         if not own:
             made = _screened(open_dataset(source, config), config, on_bad_image)
@@ -204,7 +204,7 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
 
 
 def _screened(dataset: Dataset, config: DataConfig, on_bad_image: str) -> Dataset:
-    return scan.screen(dataset, config, "skip") if on_bad_image == "skip" else dataset
+    return scan.screen(dataset, scan.scan(dataset, config), "skip") if on_bad_image == "skip" else dataset
 
 
 def _record(classifier: Classifier) -> dict[str, Any]:

@@ -54,13 +54,14 @@ def prepare(
     path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
     plan = read_plan(path, request) if path.exists() else None
     with log.counting("reading images") as progress:
-        whole, dataset = dataset, scan.screen(dataset, data_config, request.screening(), progress)
+        findings = scan.scan(dataset, data_config, progress)
+        whole, dataset = dataset, scan.screen(dataset, findings, request.screening())
         if emptied := [name for name in whole.splits if name not in dataset.splits]:
             raise DataError(
                 f"{request.data}: no file of {listed(emptied)} can be decoded.",
                 "`plusx check` lists them; repair them, or remove them to go on without.",
             )
-        found = manifest.build(dataset, data_config, progress)
+        found = manifest.build(dataset, findings)
     if plan is None:
         plan = decide_all(request, dataset, log)
         write_json(record, found, indent=None)

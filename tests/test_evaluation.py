@@ -13,6 +13,7 @@ from PIL import Image
 from plusx import modelfile
 from plusx.config import DataConfig
 from plusx.data import manifest, open_dataset
+from plusx.data.scan import scan
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ImageError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
@@ -143,7 +144,7 @@ def test_the_runs_own_split_is_made_again(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     config = DataConfig(split_seed=5, val_fraction=0.25)
     recorded = open_dataset(str(data), config)
-    run = model(tmp_path / "run", manifest_hash=manifest.build(recorded, config)["hash"])
+    run = model(tmp_path / "run", manifest_hash=manifest.build(recorded, scan(recorded, config))["hash"])
     result = evaluate(run, data)
     assert (result.split, result.n) == ("val", 18)
     assert result.notes == ("val: 18 images of 72 held out of train, 25% of each class, seed 5",)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import plusx as package
 from plusx.claim import claimed
-from plusx.data import Preprocess, decode, statistics
+from plusx.data import Preprocess, decode, scan, statistics
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
@@ -621,3 +621,13 @@ def test_a_network_that_joins_the_table_trains_by_its_name_alone(
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     assert (config["schedule"]["warmup_error"], config["model"]["whiten_stem"]) == (0, False)
     assert load(run.folder).module.arch["name"] == "net640"
+
+
+def test_every_file_is_examined_once_where_no_cache_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, examine, seen = class_folders(tmp_path / "data", {"a": 8, "b": 8}), scan._examine, []
+    monkeypatch.setenv("PLUSX_CACHE", "/proc/nowhere")
+    monkeypatch.setattr(scan, "_examine", lambda path, *rest: seen.append(path) or examine(path, *rest))
+    train(str(data), model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+    assert len(seen) == len(set(seen)) == 16

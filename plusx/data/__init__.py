@@ -7,7 +7,6 @@ from plusx.data.decode import decode
 from plusx.data.facts import facts
 from plusx.data.loader import eval_loader, train_loader
 from plusx.data.pixel_mean import mean_image
-from plusx.data.scan import find_bad, screen
 from plusx.data.sources import open_dataset
 from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
@@ -23,10 +22,8 @@ __all__ = [
     "decode",
     "eval_loader",
     "facts",
-    "find_bad",
     "mean_image",
     "open_dataset",
     "sample",
-    "screen",
     "train_loader",
 ]

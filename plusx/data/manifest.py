@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plusx.config import DataConfig
-from plusx.data.dataset import Dataset, Progress, Split, listed
-from plusx.data.scan import Finding, scan
+from plusx.data.dataset import Dataset, Split, listed
+from plusx.data.scan import Finding
 from plusx.errors import DataError
 
 FORMAT = 1
@@ -38,16 +37,16 @@ class Changes(NamedTuple):
         return " ".join(f"{sign}{len(names):,}" for sign, names in zip("+-~", self, strict=True))
 
 
-def build(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, Any]:
+def build(dataset: Dataset, findings: Mapping[str, Finding]) -> dict[str, Any]:
     """The content of manifest.json, plain JSON.
 
-    Every file is a row of its split: path below the root, label (a list when there may be several), bytes, SHA-256.
+    Every file is a row of its split: path below the root, label (a list when there may be several), bytes, SHA-256, as
+    `scan` found them.
     Arrays in memory have one SHA-256 for each split, over images and targets. `hash` is the SHA-256 over classes and
     splits: it does not change when the data is moved.
     """
-    findings = scan(dataset, config, progress)
     splits = {
-        name: _array_entry(split) if split.paths is None else _file_entry(dataset, split, findings[name])
+        name: _array_entry(split) if split.paths is None else _file_entry(dataset, split, findings)
         for name, split in dataset.splits.items()
     }
     content = {"format": FORMAT, "classes": list(dataset.classes), "task": dataset.task, "splits": splits}
@@ -87,10 +86,11 @@ def held_out(manifest: Mapping[str, Any]) -> dict[str, bool]:
     return {row[0]: name == "val" for name, examples in rows.items() for row in examples}
 
 
-def _file_entry(dataset: Dataset, split: Split, findings: list[Finding]) -> dict[str, Any]:
+def _file_entry(dataset: Dataset, split: Split, findings: Mapping[str, Finding]) -> dict[str, Any]:
+    assert split.paths is not None
     examples = [
-        [name, dataset.label(split, i), found.size, found.sha256]
-        for i, (name, found) in enumerate(zip(split.names, findings, strict=True))
+        [name, dataset.label(split, i), findings[path].size, findings[path].sha256]
+        for i, (name, path) in enumerate(zip(split.names, split.paths, strict=True))
     ]
     return {"n": len(split), "fields": list(FIELDS), "examples": examples}
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -36,14 +36,13 @@ class Finding(NamedTuple):
     reason: str
 
 
-def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, list[Finding]]:
+def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, Finding]:
     """Hash and decode every file once. What did not change in size and time since the last scan is not read again.
 
     Returns:
-        findings of each split, in the order of its examples; no split for images in memory.
+        findings by path; none for images in memory.
     """
-    splits = {name: split.paths for name, split in dataset.splits.items() if split.paths is not None}
-    paths = list(dict.fromkeys(path for group in splits.values() for path in group))
+    paths = list(dict.fromkeys(path for split in dataset.splits.values() for path in split.paths or ()))
     store = _store(dataset, config)
     known = _load(store)
 
@@ -65,27 +64,27 @@ def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None)
         whole = len(found) == len(paths)  # else what an earlier scan knows of the others stays
         if (sure := sure if whole else {**known, **sure}) != known:
             _save(store, sure)
-    return {name: [found[path] for path in group] for name, group in splits.items()}
+    return found
 
 
-def find_bad(
-    dataset: Dataset, config: DataConfig, progress: Progress | None = None
-) -> dict[str, list[tuple[int, str]]]:
-    """The examples of each split that cannot be decoded, as (id, reason)."""
-    findings = scan(dataset, config, progress)
-    return {name: [(i, f.reason) for i, f in enumerate(group) if f.reason] for name, group in findings.items()}
-
-
-def screen(dataset: Dataset, config: DataConfig, on_bad_image: str, progress: Progress | None = None) -> Dataset:
+def screen(dataset: Dataset, findings: Mapping[str, Finding], on_bad_image: str) -> Dataset:
     """Refuse files that cannot be decoded ("error"), or leave them out with a counted note ("skip").
 
     Raises:
         DataError: bad files and "error"; or too little is left to train on.
     """
-    bad = {name: found for name, found in find_bad(dataset, config, progress).items() if found}
-    if not bad:
+    bad = {
+        name: [i for i, path in enumerate(split.paths or ()) if findings[path].reason]
+        for name, split in dataset.splits.items()
+    }
+    if not any(bad.values()):
         return dataset
-    named = [f"{show(dataset.splits[s].names[i])} ({reason})" for s, found in bad.items() for i, reason in found]
+    named = [
+        f"{show(split.names[i])} ({findings[split.paths[i]].reason})"
+        for name, split in dataset.splits.items()
+        if split.paths is not None
+        for i in bad[name]
+    ]
     text = f"{len(named):,} of {plural('file', sum(map(len, dataset.splits.values())))}: " + "; ".join(named[:5])
     text += f"; and {len(named) - 5:,} more" if len(named) > 5 else ""
     if on_bad_image == "error":
@@ -95,7 +94,7 @@ def screen(dataset: Dataset, config: DataConfig, on_bad_image: str, progress: Pr
     splits = dict(dataset.splits)
     for name, found in bad.items():
         keep = np.ones(len(splits[name]), bool)
-        keep[[i for i, _ in found]] = False
+        keep[found] = False
         splits[name] = splits[name].take(keep)
     left = dataset.changed(splits={name: s for name, s in splits.items() if len(s)}, notes=(f"skipped {text}",))
     fit_to_evaluate = left.splits and "train" not in dataset.splits

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from plusx.config import DataConfig
-from plusx.data import check, facts, find_bad, manifest, open_dataset, scan, screen
+from plusx.data import Dataset, check, facts, manifest, open_dataset, scan
 from plusx.errors import DataError, ImageError
 from tests.data.making import CONFIG, class_folders, picture
 
@@ -32,6 +32,23 @@ def spoil(path: Path) -> None:
 def fingerprint(root: Path) -> str:
     files = sorted(p for p in root.rglob("*") if p.is_file())
     return hashlib.sha256(b"".join(os.fsencode(p) + p.read_bytes() for p in files)).hexdigest()
+
+
+def bad(dataset: Dataset) -> dict[str, list[tuple[int, str]]]:
+    """The examples of each split that cannot be decoded, as (id, reason)."""
+    found = scan.scan(dataset, CONFIG)
+    return {
+        name: [(i, found[path].reason) for i, path in enumerate(split.paths or ()) if found[path].reason]
+        for name, split in dataset.splits.items()
+    }
+
+
+def screened(dataset: Dataset, on_bad_image: str) -> Dataset:
+    return scan.screen(dataset, scan.scan(dataset, CONFIG), on_bad_image)
+
+
+def recorded(dataset: Dataset) -> dict[str, Any]:
+    return manifest.build(dataset, scan.scan(dataset, CONFIG))
 
 
 def test_check_of_good_data_is_silent(tmp_path: Path) -> None:
@@ -54,8 +71,8 @@ def test_check_finds_bad_files_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "b" / "text.jpg").write_text("<html>not found</html>")
     (tmp_path / "b" / "esc\x1b[31m.png").write_bytes(b"x")
     report = check(str(tmp_path), CONFIG)
-    assert sorted(bad["path"] for bad in report.bad) == ["a/0.png", "a/1.png", "b/esc\\x1b[31m.png", "b/text.jpg"]
-    assert all(bad["reason"] and bad["split"] in ("train", "val") for bad in report.bad)
+    assert sorted(row["path"] for row in report.bad) == ["a/0.png", "a/1.png", "b/esc\\x1b[31m.png", "b/text.jpg"]
+    assert all(row["reason"] and row["split"] in ("train", "val") for row in report.bad)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -63,7 +80,7 @@ def test_damaged_exif_data_spoils_no_image(tmp_path: Path, kind: str) -> None:
     class_folders(tmp_path, {"a": 2, "b": 2})
     Image.new("RGB", (8, 6)).save(tmp_path / "a" / f"exif.{kind.lower()}", exif=b"Exif\0\0XX*\0")
     assert check(str(tmp_path), CONFIG).bad == []
-    assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
+    assert not any(bad(open_dataset(str(tmp_path), CONFIG)).values())
 
 
 def test_damage_behind_the_first_frame_spoils_no_image(tmp_path: Path) -> None:
@@ -75,7 +92,7 @@ def test_damage_behind_the_first_frame_spoils_no_image(tmp_path: Path) -> None:
     report = check(str(tmp_path), CONFIG)
     assert report.bad == []
     assert "1 image with several frames, of which the first is used" in report.warnings
-    assert not any(find_bad(open_dataset(str(tmp_path), CONFIG), CONFIG).values())
+    assert not any(bad(open_dataset(str(tmp_path), CONFIG)).values())
 
 
 def test_check_finds_leaks_also_of_encoded_again_images(tmp_path: Path) -> None:
@@ -163,17 +180,15 @@ def test_check_of_tables_and_arrays(tmp_path: Path) -> None:
 def test_bad_files_are_refused_or_skipped_before_training(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 10, "b": 10})
     good = open_dataset(str(tmp_path), CONFIG)
-    assert screen(good, CONFIG, "error") is good
+    assert screened(good, "error") is good
     for name in ("a/0.png", "a/5.png", "b/3.png"):
         spoil(tmp_path / name)
     before = fingerprint(tmp_path)
-    found = {
-        (good.splits[s].names[i], bool(reason)) for s, rows in find_bad(good, CONFIG).items() for i, reason in rows
-    }
+    found = {(good.splits[s].names[i], bool(reason)) for s, rows in bad(good).items() for i, reason in rows}
     assert found == {("a/0.png", True), ("a/5.png", True), ("b/3.png", True)}
     with pytest.raises(DataError, match=r"cannot decode 3 of 20 files: .*a/0\.png \(.*on_bad_image=skip"):
-        screen(good, CONFIG, "error")
-    left = screen(good, CONFIG, "skip")
+        screened(good, "error")
+    left = screened(good, "skip")
     assert sum(map(len, left.splits.values())) == 17
     assert left.notes[-1].startswith("skipped 3 of 20 files: ")
     names = {n for s in left.splits.values() for n in s.names}
@@ -182,7 +197,7 @@ def test_bad_files_are_refused_or_skipped_before_training(tmp_path: Path) -> Non
     for i in range(10):
         (tmp_path / "b" / f"{i}.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 class without images: b|that train lacks: b"):
-        screen(good, CONFIG, "skip")
+        screened(good, "skip")
 
 
 def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,18 +210,18 @@ def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatc
     assert scan.scan(dataset, CONFIG) == first
     assert read == []
     spoil(tmp_path / "a" / "0.png")
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    assert sum(map(len, bad(dataset).values())) == 1
     assert read == [str(tmp_path / "a" / "0.png")]
     (tmp_path / "a" / "1.png").unlink()
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+    assert sum(map(len, bad(dataset).values())) == 2
     read.clear()
     scan.scan(dataset, DataConfig(max_pixels=10))
     assert len(read) == 9  # other limits, other findings
     for store in Path(os.environ["PLUSX_CACHE"]).rglob("*.parquet"):
         store.write_bytes(b"PAR1 damaged")
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+    assert sum(map(len, bad(dataset).values())) == 2
     monkeypatch.setenv("PLUSX_CACHE", "/proc/nowhere")
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 2
+    assert sum(map(len, bad(dataset).values())) == 2
 
 
 def test_an_interrupted_scan_keeps_what_an_earlier_one_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,12 +261,12 @@ def test_trouble_that_passes_is_forgotten(
 
     with monkeypatch.context() as patch:
         patch.setattr(scan, broken, fail)
-        assert sum(map(len, find_bad(dataset, CONFIG).values())) == 4
-    assert not any(find_bad(dataset, CONFIG).values())
+        assert sum(map(len, bad(dataset).values())) == 4
+    assert not any(bad(dataset).values())
     spoil(tmp_path / "a" / "0.png")
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    assert sum(map(len, bad(dataset).values())) == 1
     monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
-    assert sum(map(len, find_bad(dataset, CONFIG).values())) == 1
+    assert sum(map(len, bad(dataset).values())) == 1
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
@@ -259,19 +274,19 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "t.csv").write_text("path,label\nx.png,a\npipe.png,b\n")
     dataset = open_dataset(str(tmp_path / "t.csv"), CONFIG, training=False)
-    assert find_bad(dataset, CONFIG) == {"all": [(1, "not a regular file")]}
+    assert bad(dataset) == {"all": [(1, "not a regular file")]}
 
 
 def test_manifest_names_every_example_and_sees_every_change(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "one", {"a": 5, "b": 5, os.fsdecode(b"c\xff"): 5})
-    old = manifest.build(open_dataset(str(root), CONFIG), CONFIG)
+    old = recorded(open_dataset(str(root), CONFIG))
     assert json.loads(json.dumps(old)) == old
     assert {name: split["n"] for name, split in old["splits"].items()} == {"train": 12, "val": 3}
     name, label, size, digest = old["splits"]["train"]["examples"][0]
     data = (root / name).read_bytes()
     assert (label, size, digest) == ("a", len(data), hashlib.sha256(data).hexdigest())
     moved = shutil.move(root, tmp_path / "two")
-    same = manifest.build(open_dataset(str(moved), CONFIG), CONFIG)
+    same = recorded(open_dataset(str(moved), CONFIG))
     assert same["hash"] == old["hash"]
     assert not any(manifest.compare(old, same))
     picture(moved / "a" / "new.png", 99)
@@ -279,7 +294,7 @@ def test_manifest_names_every_example_and_sees_every_change(tmp_path: Path) -> N
     stamp = (moved / "a" / "2.png").stat()
     picture(moved / "a" / "2.png", 98)
     os.utime(moved / "a" / "2.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
-    new = manifest.build(open_dataset(str(moved), CONFIG), CONFIG)
+    new = recorded(open_dataset(str(moved), CONFIG))
     changes = manifest.compare(old, new)
     assert (changes.added, changes.removed) == (["a/new.png"], ["b/1.png"])
     assert "a/2.png" in changes.changed
@@ -293,7 +308,7 @@ def test_manifest_of_arrays(tmp_path: Path) -> None:
     for change in (0, 1):
         images[0, 0, 0] ^= change
         np.savez(tmp_path / "a.npz", x_train=images, y_train=[0, 1] * 4, x_val=images[2:], y_val=[0, 1] * 3)
-        manifests.append(manifest.build(open_dataset(str(tmp_path / "a.npz"), CONFIG), CONFIG))
+        manifests.append(recorded(open_dataset(str(tmp_path / "a.npz"), CONFIG)))
     assert manifests[0]["splits"]["train"]["n"] == 8
     assert manifest.compare(*manifests) == ([], [], ["train"])
 
