@@ -1,7 +1,6 @@
 """What plusx finds on this machine, and a self-check of the fast paths that it would use."""
 
 import io
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from plusx.engine.distributed import FOLDER as FAILURES
 from plusx.errors import ConfigError, ModelFileError
 from plusx.models import create_model
 from plusx.plan import read_json
+from plusx.threads import own_cores
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
 
@@ -30,7 +30,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "system": platform.platform(),
-        "cpu": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{own_cores()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",
         "jpeg decoder": "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg (slow)",

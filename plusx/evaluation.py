@@ -174,7 +174,7 @@ def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataCon
             f"--set {unusable[0]}: evaluating takes {', '.join(USABLE)}.", "All else is fixed by the model file."
         )
     recorded = classifier.meta.get("config", {})
-    names = {f.name for f in dataclasses.fields(DataConfig)}
+    names = {f.name for f in dataclasses.fields(DataConfig)} - {"workers"}  # those suit the machine that trained
     data = {name: value for name, value in recorded.get("data", {}).items() if name in names}
     on_bad_image = changes.pop("engine.on_bad_image", recorded.get("engine", {}).get("on_bad_image", "error"))
     data |= {key.removeprefix("data."): value for key, value in changes.items()}

@@ -19,11 +19,8 @@ A loader verifies all of it; unknown extra keys are kept, so that files of later
 
 import hashlib
 import json
-import os
 import platform
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +35,7 @@ from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
 from plusx.errors import ImageError, ModelFileError, PlusxError
 from plusx.models import create_model, resolve
+from plusx.threads import ahead, own_cores
 
 FORMAT = 1
 FILE_NAME = "model.safetensors"
@@ -126,7 +124,7 @@ class Classifier:
         """The files that decode, in batches; why the others do not goes into `errors`."""
         images: list[Tensor] = []
         ids: list[int] = []
-        for index, image in enumerate(self._decoded(files, ahead=2 * batch)):
+        for index, image in enumerate(ahead(self._open, files, own_cores(), 2 * batch)):
             if isinstance(image, ImageError):
                 errors[index] = image.reason
             else:
@@ -135,20 +133,6 @@ class Classifier:
             if images and (len(images) == batch or index == len(files) - 1):
                 yield Images.of(images, ids)
                 images, ids = [], []
-
-    def _decoded(self, files: Sequence[str], ahead: int) -> Iterator[Tensor | ImageError]:
-        """Each file's tensor or what is wrong with it, in order; threads decode up to `ahead` files in advance."""
-        pool = ThreadPoolExecutor(os.cpu_count(), "plusx-decode")
-        waiting: deque[Future[Tensor | ImageError]] = deque()
-        try:
-            for path in files:
-                waiting.append(pool.submit(self._open, path))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _open(self, path: str) -> Tensor | ImageError:
         try:

@@ -17,6 +17,7 @@ from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.models import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
+from plusx.threads import own_cores
 from plusx.weights import Origin
 
 FORMAT = 1
@@ -120,11 +121,6 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
         raise ConfigError(message, "Leave it out, or hold a part of train out: --set data.val_fraction=0.1.")
     choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
-
-
-def own_cores() -> int:
-    """CPU cores that this process may use; all of them where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:

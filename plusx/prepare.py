@@ -21,8 +21,9 @@ from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.initial import start_network
 from plusx.models import count_macs
-from plusx.plan import Plan, Request, decide, own_cores, read_json, read_plan, write_json, write_plan
+from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
+from plusx.threads import own_cores
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
 TINY_MACS = 8_000_000  # of a network; below, what bfloat16 gains lies around what a trial can tell from noise

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from plusx.engine.schedule import SoFar, learning_factor
 from plusx.errors import ConfigError
 from plusx.initial import make_network
 from plusx.models import create_model, list_models, resolve
-from plusx.plan import Request, decide, own_cores
+from plusx.plan import Request, decide
 from plusx.recipes import RECIPES, Machine, choose, default_recipe, describe, get_recipe
 
 CPU, GPU = Machine(device="cpu", cores=2), Machine(device="cuda", cores=64)
@@ -247,11 +246,3 @@ def test_the_papers_imagenet_training() -> None:
     assert config.schedule.steps == 600_000
     plateau, _ = decide(Request(data="x", recipe="imagenet-paper", overrides=("schedule.name=plateau",)), IMAGENET)
     assert learning_factor(plateau.schedule, 9, 600_000, SoFar(errors=[0.5] * 6)) == pytest.approx(0.1)
-
-
-def test_cores_are_those_of_this_process_or_all_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert own_cores() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert own_cores() == 64

@@ -13,10 +13,11 @@ from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Progress, Split, listed, plural, show, untrainable
 from plusx.data.decode import decode
 from plusx.data.facts import header
-from plusx.data.scan import file_sha256, in_parallel
+from plusx.data.scan import file_sha256
 from plusx.data.sources import read
 from plusx.data.split import class_notes, hold_out
 from plusx.errors import DataError, ImageError
+from plusx.threads import in_parallel
 
 TINY = 10  # training images of a class below which a classifier learns little
 UNEVEN = 10  # times the smallest class

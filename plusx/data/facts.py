@@ -10,8 +10,8 @@ from PIL import Image
 from plusx.config import DataConfig, Facts
 from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import FORMATS, orientation
-from plusx.data.scan import in_parallel
 from plusx.errors import DataError, ImageError
+from plusx.threads import in_parallel
 
 SAMPLE = 256  # files whose headers tell the size
 GRAY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")

@@ -23,9 +23,9 @@ from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
 from plusx.data.sampling import batch_bounds, key, order_at, repeated, share
-from plusx.data.scan import ahead, in_parallel
 from plusx.data.transforms import Preprocess, as_channels, eval_batch
 from plusx.data.workers import Workers
+from plusx.threads import ahead, in_parallel
 
 R = TypeVar("R")
 Ids = NDArray[np.int64]
@@ -325,7 +325,7 @@ class EvalLoader:
         preprocess: the evaluation transform.
         mode: "small" keeps the results for the next time where they take at most 1 GiB.
         batch: examples a batch; None is `eval_batch`'s.
-        workers: decoding threads, at least one; None is one a core.
+        workers: decoding threads; None or 0 is one a core.
         device: where batches go.
 
     Attributes:
@@ -392,7 +392,7 @@ def viewed(
         split: what to view.
         preprocess: decoding rules.
         view: a function of uint8 or float32 (C, H, W).
-        workers: threads that decode and view files, at least one; None is one a core.
+        workers: threads that decode and view files; None or 0 is one a core.
         progress: called with (done, total) of files.
 
     Raises:

@@ -10,8 +10,8 @@ from torch import Tensor
 from plusx.config import AugmentConfig
 from plusx.data.augment import RANDOM_CROPS, fill_colour, mirrored, padded, padding, shifts, shifts_of_mirrored, windows
 from plusx.data.dataset import Progress, Split
-from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess
+from plusx.threads import in_parallel
 
 
 def mean_image(split: Split, rules: Preprocess, progress: Progress | None = None) -> Tensor:

@@ -4,11 +4,9 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +15,9 @@ from plusx.data.dataset import Dataset, Progress, plural, show, untrainable
 from plusx.data.decode import decode
 from plusx.data.download import cache_folder
 from plusx.errors import DataError, ImageError
+from plusx.threads import in_parallel
 
-SLICE = 512  # files between two calls of progress
 RULES = 2  # goes up when decode() accepts other files, so that old findings are not believed
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Finding(NamedTuple):
@@ -101,35 +97,6 @@ def screen(dataset: Dataset, findings: Mapping[str, Finding], on_bad_image: str)
     if problems := [] if fit_to_evaluate else untrainable(left):
         raise DataError(f"without the files that cannot be decoded: {'; '.join(problems)}", f"Skipped {text}.")
     return left
-
-
-def in_parallel(
-    function: Callable[[T], R], items: Sequence[T], progress: Progress | None = None, threads: int | None = None
-) -> Iterator[R]:
-    """`map` on threads, in order, at least one of them; None is one a core."""
-    threads = max(1, (os.cpu_count() or 1) if threads is None else threads)
-    for done, result in enumerate(ahead(function, items, threads, 4 * threads), 1):
-        yield result
-        if progress and (done % SLICE == 0 or done == len(items)):
-            progress(done, len(items))
-
-
-def ahead(function: Callable[[T], R], items: Iterable[T], threads: int, count: int) -> Iterator[R]:
-    """`map` on threads, in order, with at most `count` items worked on beyond the one waited for.
-
-    Threads are enough: decoders, resizes and hashes let go of the interpreter lock.
-    """
-    pool = ThreadPoolExecutor(threads, "plusx-decode")
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def file_sha256(path: str) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from plusx.data.dataset import Progress, Split
 from plusx.data.sampling import order
-from plusx.data.scan import in_parallel
 from plusx.data.transforms import Preprocess, as_channels
+from plusx.threads import in_parallel
 
 SAMPLE = 4000  # photos; the mean of so many is within a quarter of a gray level
 SMALL = 64  # px: up to this network input all files are read

@@ -21,13 +21,14 @@ from plusx.config import parse_overrides
 from plusx.engine import Log
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.models import count_macs, create_model
-from plusx.plan import Request, own_cores, write_json
+from plusx.plan import Request, write_json
 from plusx.result import Run
 from plusx.run import train
 from plusx.studies.core import Arm, Diverged, Judged, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
 from plusx.studies.machine import machine
 from plusx.studies.page import write_figures, write_page
+from plusx.threads import own_cores
 
 BUDGETS = ("quick", "paper")
 STUDIES = {
