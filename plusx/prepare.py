@@ -15,7 +15,7 @@ from plusx import config as configs
 from plusx import modelfile, weights
 from plusx.config import Config, DataConfig
 from plusx.data import IMAGENET_COLOURS, Colours, Dataset, Preprocess, channel_statistics, manifest, mean_image, scan
-from plusx.data.dataset import listed
+from plusx.data.dataset import listed, plural
 from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
@@ -163,13 +163,12 @@ def make_preprocess(
     if kind == "weights" and given is None:
         message = "data.normalize: got weights, but no --weights say how images were normalised"
         raise ConfigError(message, "Give a run or a model file, or choose another normalisation.")
-    notes = []
-    if kind == "weights" and given is not None and given.channels != rules.channels:
+    theirs, notes = {"imagenet": 3, "weights": given and given.channels}.get(kind, rules.channels), []
+    if theirs != rules.channels:
+        source = "ImageNet" if kind == "imagenet" else "the weights"
         notes.append(
-            f"mean and standard deviation are the set's own: those of the weights are of {given.channels} channels"
+            f"mean and standard deviation are the set's own: those of {source} are of {plural('channel', theirs or 0)}"
         )
-        kind = "channel"
-    if kind == "imagenet" and rules.channels != 3:
         kind = "channel"
     found, own_colours = None, augment.colour > 0 and augment.colours == "train"
     if kind == "channel" or own_colours:

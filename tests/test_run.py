@@ -462,7 +462,7 @@ def test_weights_of_another_number_of_channels_do_not_normalise(tmp_path: Path) 
     words = ("--weights", tmp_path / "run", "--set", "data.channels=3", "--set", "schedule.steps=1")
     ran = plusx("train", data, "--out", tmp_path / "fine", *words)
     assert ran.code == 0, ran.err
-    assert "note: mean and standard deviation are the set's own: those of the weights are of 1 channels" in ran.err
+    assert "note: mean and standard deviation are the set's own: those of the weights are of 1 channel" in ran.err
     assert len(package.load(tmp_path / "fine").preprocess.mean) == 3
 
 
@@ -631,3 +631,9 @@ def test_every_file_is_examined_once_where_no_cache_can_be_kept(
     monkeypatch.setattr(scan, "_examine", lambda path, *rest: seen.append(path) or examine(path, *rest))
     train(str(data), model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
     assert len(seen) == len(set(seen)) == 16
+
+
+def test_imagenets_normalisation_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    ran = plusx("train", "digits", "--recipe", "photo", "--size", "8", "--out", tmp_path, *STEPS)
+    assert "note: mean and standard deviation are the set's own: those of ImageNet are of 3 channels" in ran.err
+    assert json.loads((tmp_path / "config.json").read_text())["preprocess"]["mean"] == pytest.approx([0.3055], abs=1e-3)
