@@ -176,18 +176,20 @@ def make_trainer(
     if start is not None:
         fill(network, start, classes, log)
     common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
-    train_batches = train_loader(
-        dataset.splits["train"],
-        plan.preprocess,
-        config.augment,
-        n_classes=len(classes),
-        batch=config.engine.batch,
-        seed=config.seed,
-        colours=plan.colours,
-        rank=world.rank,
-        processes=world.size,
-        **common,
-    )
+    with log.counting("images into memory") as progress:
+        train_batches = train_loader(
+            dataset.splits["train"],
+            plan.preprocess,
+            config.augment,
+            n_classes=len(classes),
+            batch=config.engine.batch,
+            seed=config.seed,
+            progress=progress,
+            colours=plan.colours,
+            rank=world.rank,
+            processes=world.size,
+            **common,
+        )
     # Whole batches, so that each is computed as one process would.
     part = watched.part(world.rank, world.size, eval_batch(plan.preprocess.size))
     eval_batches = eval_loader(part, plan.preprocess, **common)

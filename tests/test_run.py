@@ -10,7 +10,8 @@ import shutil
 import signal
 import time
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 import plusx as package
 from plusx.claim import claimed
 from plusx.data import Preprocess, decode, scan, statistics
+from plusx.engine import Log
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
@@ -637,3 +639,16 @@ def test_imagenets_normalisation_is_not_replaced_in_silence(tmp_path: Path) -> N
     ran = plusx("train", "digits", "--recipe", "photo", "--size", "8", "--out", tmp_path, *STEPS)
     assert "note: mean and standard deviation are the set's own: those of ImageNet are of 3 channels" in ran.err
     assert json.loads((tmp_path / "config.json").read_text())["preprocess"]["mean"] == pytest.approx([0.3055], abs=1e-3)
+
+
+def test_reading_into_memory_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def counting(self: Log, title: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: shown.append((title, done, total))
+
+    monkeypatch.setattr(Log, "counting", counting)
+    train(str(class_folders(tmp_path / "data", {"a": 8, "b": 8})), out=tmp_path / "run", overrides=OVERRIDES)
+    assert ("reading images", 16, 16) in shown
+    assert ("images into memory", 12, 12) in shown
