@@ -255,3 +255,10 @@ def test_cores_are_those_of_this_process_or_all_where_the_system_does_not_say(mo
     assert own_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert own_cores() == 64
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.plan.own_cores", lambda: 6)
+    for processes, workers in (("1", 6), ("2", 3), ("8", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert decide(Request(data="x", recipe="photo"), IMAGENET)[0].data.workers == workers
