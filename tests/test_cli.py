@@ -284,10 +284,6 @@ def test_json_of_an_error(words: tuple[str, ...]) -> None:
     assert ran.err.startswith("plusx: nowhere")
 
 
-def test_every_command_has_a_json_test() -> None:
-    assert set(FLAGS) == {"train", "evaluate", "predict", "check", "models", "recipes", "doctor", "demo", "study"}
-
-
 def test_json_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Nothing else reaches stdout, from whatever library or worker."""
     data = photos(tmp_path / "photos", 4)

@@ -246,3 +246,10 @@ def test_the_papers_imagenet_training() -> None:
     assert config.schedule.steps == 600_000
     plateau, _ = decide(Request(data="x", recipe="imagenet-paper", overrides=("schedule.name=plateau",)), IMAGENET)
     assert learning_factor(plateau.schedule, 9, 600_000, SoFar(errors=[0.5] * 6)) == pytest.approx(0.1)
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.plan.own_cores", lambda: 6)
+    for processes, workers in (("1", 6), ("2", 3), ("8", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert decide(Request(data="x", recipe="photo"), IMAGENET)[0].data.workers == workers

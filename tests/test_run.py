@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 
 import plusx as package
 from plusx.claim import claimed
-from plusx.data import Preprocess, decode, scan, statistics
-from plusx.engine import Log
+from plusx.config import DataConfig
+from plusx.data import Preprocess, decode, eval_loader, open_dataset, scan, statistics
+from plusx.engine import Log, fit_temperature, predict_logits
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
@@ -538,6 +539,53 @@ def test_one_answer_in_training_evaluation_and_prediction(workers: int, tmp_path
     answers = package.load(copy).predict([moved / name for name, _ in wrong], top=1)
     assert {a["labels"][0]["label"] for a in answers} == {predicted for _, predicted in wrong}
     assert contents(moved) == before
+
+
+def noisy(path: Path) -> Path:
+    """30 images of three colours in noise to train on, 60 to choose by."""
+    draw, arrays = np.random.default_rng(0), {}
+    for split, n in (("train", 30), ("val", 60)):
+        labels = np.arange(n) % 3
+        pixels = draw.integers(0, 200, (n, 8, 8, 3)) + 40 * np.eye(3, dtype=int)[labels][:, None, None]
+        arrays |= {f"x_{split}": pixels.astype(np.uint8), f"y_{split}": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def test_the_model_file_is_calibrated_and_says_what_was_measured(tmp_path: Path) -> None:
+    data, out = noisy(tmp_path / "noisy.npz"), tmp_path / "run"
+    ran = plusx("train", data, "--out", out, *SMALL, "--epochs", 4, "--set", "engine.batch=10", "--json")
+    assert ran.code == 0, ran.err
+    classifier, val = package.load(out), open_dataset(str(data), DataConfig()).splits["val"]
+    answers = list(predict_logits(classifier.module, eval_loader(val, classifier.preprocess)))
+    logits, targets = (torch.cat([answer[i] for answer in answers]) for i in (0, 1))
+    temperature = classifier.meta["temperature"]
+    assert temperature == fit_temperature(logits, targets)
+    assert abs(temperature - 1) > 0.05
+    assert f"probabilities are calibrated on val: temperature {temperature:.2f}" in ran.err
+    measured, best = classifier.meta["metrics"], json.loads(ran.out)["best"]
+    assert (measured["data"], measured["split"], measured["n"]) == ("noisy", "val", 60)
+    assert all(measured[key] == best[key] for key in ("epoch", "top1", "loss"))
+    assert measured["top1"] == (logits.argmax(1) == targets).double().mean()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_threads_and_tensorboard_are_as_they_are_set(tmp_path: Path) -> None:
+    data, shared = noisy(tmp_path / "noisy.npz"), ("model.width=8", "engine.precision=fp32", "schedule.steps=1")
+    for threads, events in ((2, True), (1, False)):
+        overrides = (*shared, f"engine.threads={threads}", f"engine.tensorboard={events}".lower())
+        run = package.train(data, out=tmp_path / str(threads), model="resnet8", overrides=overrides)
+        assert torch.get_num_threads() == threads
+        assert len(list(run.folder.glob("tensorboard/events.*"))) == events
+
+
+def test_the_normalisation_of_imagenet(tmp_path: Path) -> None:
+    """The numbers that published weights were trained with."""
+    data = photos(tmp_path / "photos", 4)
+    ran = plusx("train", data, "--out", tmp_path / "run", *PHOTO, "--set", "data.normalize=imagenet")
+    assert ran.code == 0, ran.err
+    rules = package.load(tmp_path / "run").preprocess
+    assert (rules.mean, rules.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plusx.config import AugmentConfig
-from plusx.data import augment as augment_module
+from plusx.data.augment import cut_out, erase, mix, normalize
 from plusx.data.colour import Colours
 from plusx.data.dataset import Split
 from plusx.data.decode import decode, decode_crop
 from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
 from plusx.data.names import Names
-from plusx.data.sampling import order
+from plusx.data.sampling import key, order
+from plusx.data.trivial import varied
 from plusx.errors import DataError, ImageError, TrainingError
 from tests.data.test_transforms import RULES
 
@@ -139,6 +141,56 @@ def test_an_example_that_comes_again_is_augmented_anew(arrays: Split) -> None:
     assert not torch.equal(moved[0].images[0], moved[0].images[2])
 
 
+def with_and_without(split: Split, mode: str, **options: Any) -> Iterator[tuple[Batch, Batch]]:
+    """Batches of epoch 3 without some changes and with them."""
+    plain, changed = make(split, mode, crop="none"), make(split, mode, crop="none", **options)
+    return zip(plain.epoch(3), changed.epoch(3), strict=True)
+
+
+@pytest.mark.parametrize("mode", ["small", "photo"])
+@pytest.mark.parametrize(("name", "amount", "change"), [("cutout", 6, cut_out), ("erase", 0.6, erase)])
+def test_parts_of_training_images_are_hidden(name: str, amount: float, change: Any, mode: str, arrays: Split) -> None:
+    for plain, hidden in with_and_without(arrays, mode, **{name: amount}):
+        assert not torch.equal(hidden.images, plain.images)
+        assert torch.equal(hidden.images, change(plain.images, amount, 1, 3, plain.ids.numpy()))
+
+
+@pytest.mark.parametrize("mode", ["small", "photo"])
+def test_a_policy_changes_pixels_before_they_are_normalised(mode: str, arrays: Split) -> None:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (RULES.mean, RULES.std))
+    for plain, varying in with_and_without(arrays, mode, policy="trivial"):
+        pixels = ((plain.images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        wanted = varied(pixels, 1, 3, plain.ids.numpy(), [False] * len(pixels))
+        assert not torch.equal(varying.images, plain.images)
+        assert torch.equal(varying.images, normalize(wanted, RULES.mean, RULES.std))
+
+
+@pytest.mark.parametrize("mode", ["small", "photo"])
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 0.7), (0.2, 1.0)])
+def test_batches_are_mixed_by_both_alphas(mixup: float, cutmix: float, mode: str, arrays: Split) -> None:
+    for step, (plain, mixed) in enumerate(with_and_without(arrays, mode, mixup=mixup, cutmix=cutmix)):
+        images, targets = mix(plain.images, F.one_hot(plain.targets, 3).float(), mixup, cutmix, key(1, 3, step))
+        assert torch.equal(mixed.images, images)
+        assert torch.equal(mixed.targets, targets)
+
+
+@pytest.mark.parametrize("crop", ["none", "resized", "scale"])
+def test_training_decodes_by_the_rules(crop: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "clear.png")
+    Image.new("RGBA", (40, 30)).save(path)
+    split = Split("train", np.arange(2), Names([path] * 2), Names("ab"))
+
+    def images(**rules: int) -> torch.Tensor:
+        options: dict[str, Any] = {"n_classes": 2, "mode": "photo", "batch": 2, "seed": 0}
+        return next(train_loader(split, replace(RULES, **rules), AugmentConfig(crop=crop), **options).epoch(0)).images
+
+    for level in (0, 200, 255):
+        wanted = RULES.normalize(torch.full((2, 3, 24, 24), level / 255))
+        assert torch.allclose(images(background=level), wanted, atol=1e-5)
+    with pytest.raises(ImageError, match="more than the 1,199 allowed"):
+        images(max_pixels=1199)
+
+
 def test_training_crops_of_another_size(photos: Split) -> None:
     for workers in (0, 1):
         for side in (RULES.size - 8, 2 * RULES.resize):
@@ -177,7 +229,7 @@ def test_order_is_computed_in_slices(arrays: Split, monkeypatch: pytest.MonkeyPa
 def test_translation_pads_with_the_mean(arrays: Split) -> None:
     loader = make(arrays, "small", crop="translate", pad=16)
     images = torch.cat([batch.images for batch in loader.epoch(0)])
-    fill = augment_module.normalize((torch.tensor(SMALL.mean) * 255).round().view(1, 1, 1, 3), SMALL.mean, SMALL.std)
+    fill = normalize((torch.tensor(SMALL.mean) * 255).round().view(1, 1, 1, 3), SMALL.mean, SMALL.std)
     assert fill.abs().max() < 0.01
     assert (images == fill.view(1, 3, 1, 1)).all(1).float().mean() > 0.4
 

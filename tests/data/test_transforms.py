@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from plusx.data.transforms import Preprocess, eval_batch
-from plusx.errors import ConfigError
+from plusx.errors import ConfigError, ImageError
 from tests.data.test_decode import RAMP, SCENE, encoded
 
 RULES = Preprocess(size=24, resize=28, fit="crop", channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -51,8 +51,11 @@ def test_layout_and_threads_change_no_bit() -> None:
     image = random_image(300, 400)
     wanted = RULES(image)
     assert torch.equal(RULES(image.permute(1, 2, 0).contiguous().permute(2, 0, 1)), wanted)
-    torch.set_num_threads(1)
-    assert torch.equal(RULES(image), wanted)
+    try:
+        torch.set_num_threads(4)
+        assert torch.equal(RULES(image), wanted)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_normalising_many_is_normalising_each() -> None:
@@ -101,6 +104,15 @@ def test_load_reads_paths_and_bytes_alike(tmp_path: pytest.TempPathFactory) -> N
     path.write_bytes(data)
     assert torch.equal(RULES.load(path), RULES.load(data))
     assert torch.equal(RULES.load(str(path)), RULES.load(data))
+
+
+def test_decoding_follows_the_rules() -> None:
+    clear = encoded(Image.new("RGBA", (40, 30)), "PNG")
+    for level in (0, 200, 255):
+        wanted = RULES.normalize(torch.full((3, 24, 24), level / 255))
+        assert torch.allclose(replace(RULES, background=level).load(clear), wanted, atol=1e-5)
+    with pytest.raises(ImageError, match="more than the 1,199 allowed"):
+        replace(RULES, max_pixels=1199).load(clear)
 
 
 def test_deep_images_keep_their_precision() -> None:

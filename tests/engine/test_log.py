@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -100,8 +99,8 @@ def test_a_terminal_that_is_gone_ends_nothing(tmp_path: Path) -> None:
             gone.close()
 
 
-def test_no_folder_writes_no_file(tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_no_folder_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     log = Log(None, tensorboard=True, console=Console(quiet=True))
     log.line("x")
     log.rows([])

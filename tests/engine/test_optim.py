@@ -90,6 +90,22 @@ def test_state_survives_a_round_trip_in_the_same_bits(changes: dict[str, Any]) -
     assert all(after[k].stride() == wanted[k].stride() for k in wanted)
 
 
+def test_adamw_is_pytorchs_with_momentum_as_its_first_beta() -> None:
+    ours, theirs = (nn.Linear(3, 2, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    config = tiny_config(optim__name="adamw", optim__momentum=0.8, optim__lr=0.1).optim
+    optimizers = [
+        build_optimizer(ours, config),
+        torch.optim.AdamW(theirs.parameters(), lr=0.1, betas=(0.8, 0.999), weight_decay=config.weight_decay),
+    ]
+    for _ in range(3):
+        gradient = torch.randn(2, 3)
+        for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+            module.weight.grad = gradient
+            optimizer.step()
+    assert torch.equal(ours.weight, theirs.weight)
+
+
 def test_average_follows_the_formula_and_copies_counts() -> None:
     module = net()
     average = AveragedWeights(module, 0.5)

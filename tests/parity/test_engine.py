@@ -14,11 +14,17 @@ DECAY = 1e-3
 
 
 def hand_written(
-    module: nn.Module, train: Train, epochs: int, layout: torch.memory_format, final_decay: float = 1.0
+    module: nn.Module,
+    train: Train,
+    epochs: int,
+    layout: torch.memory_format,
+    final_decay: float = 1.0,
+    nesterov: bool = False,
+    smoothing: float = 0.0,
 ) -> list[float]:
     """What anyone would write; returns the loss of each step."""
     module.to(memory_format=layout)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=DECAY)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=DECAY, nesterov=nesterov)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[7, 11], gamma=0.1)
     losses = []
     for epoch in range(epochs):
@@ -27,7 +33,8 @@ def hand_written(
             optimizer.zero_grad()
             done = len(losses) / (epochs * train.steps_per_epoch)
             optimizer.param_groups[0]["weight_decay"] = DECAY * (1 + (final_decay - 1) * done)
-            loss = F.cross_entropy(module(images.contiguous(memory_format=layout)), targets)
+            logits = module(images.contiguous(memory_format=layout))
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -41,26 +48,34 @@ def small(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels_last", "final_decay"),
+    ("name", "channels_last", "final_decay", "nesterov", "smoothing"),
     [
-        ("tiny", False, 1.0),
-        ("tiny", True, 0.0),
-        ("resnet8", False, 1.0),
-        ("resnet8", True, 0.25),
-        ("preresnet8", True, 1.0),
+        ("tiny", False, 1.0, False, 0.0),
+        ("tiny", True, 0.0, True, 0.0),
+        ("resnet8", False, 1.0, False, 0.1),
+        ("resnet8", True, 0.25, True, 0.2),
+        ("preresnet8", True, 1.0, False, 0.0),
     ],
 )
 def test_the_engine_equals_a_hand_written_loop_bit_for_bit(
-    tmp_path: Path, name: str, channels_last: bool, final_decay: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    name: str,
+    channels_last: bool,
+    final_decay: float,
+    nesterov: bool,
+    smoothing: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = small(name)
-    wanted = hand_written(module, Train(), 3, layout, final_decay)
+    wanted = hand_written(module, Train(), 3, layout, final_decay, nesterov, smoothing)
     config = tiny_config(
         schedule__name="multistep",
         schedule__milestones=(7 / 15, 11 / 15),
         schedule__final_weight_decay=final_decay,
         optim__decay="all",
+        optim__nesterov=nesterov,
+        optim__label_smoothing=smoothing,
         engine__channels_last=channels_last,
     )
     monkeypatch.setattr("tests.engine.tiny.net", lambda: small(name))
