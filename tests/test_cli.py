@@ -239,7 +239,7 @@ def test_what_the_system_refuses_is_one_line() -> None:
     ran = plusx("train", "digits", "--out", "x" * 5000, "--json")
     assert re.fullmatch(r"plusx: x{5000}\S*: File name too long\. --debug shows where\.\n", ran.err)
     assert value(ran, 1)["error"].endswith("File name too long")
-    for words in (("recipes", "--json"), ("models",)):
+    for words in (("recipes", "--json"), ("recipes", "--fields")):
         with open("/dev/full", "w") as full:
             command = [sys.executable, "-m", "plusx", *words]
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

@@ -35,7 +35,7 @@ from plusx.run import train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
 from tests.data.making import class_folders
 
-LONG = ("--epochs", "12", "--set", "engine.evaluate_every=4", *SMALL)  # 540 steps: seconds
+LONG = ("--epochs", "4", *SMALL)  # 180 steps: a second or more after the first evaluation
 PHOTO = (
     "--size",
     "32",
@@ -72,7 +72,7 @@ def interrupted(out: Path, number: int) -> Ran:
     """LONG on digits in a process of its own, stopped by a signal soon after its first evaluation."""
     process = start("train", "digits", "--out", out, *LONG)
     assert process.stderr is not None
-    seen = next(line for line in process.stderr if line.startswith("epoch 4/12"))
+    seen = next(line for line in process.stderr if line.startswith("epoch 1/4"))
     process.send_signal(number)
     ran = finish(process)
     return ran._replace(err=seen + ran.err)
@@ -85,14 +85,14 @@ def test_a_stopped_run_continues_to_the_same_bits(
     ran = interrupted(tmp_path / "run", number)
     assert ran.code == code, ran.err
     assert f"plusx: stopped by {name} after step " in ran.err
-    assert "of 540. The same command continues it.\n" in ran.err
+    assert "of 180. The same command continues it.\n" in ran.err
     assert (ran.out, "Traceback" in ran.err) == ("", False)
     assert not (tmp_path / "run" / "result.json").exists()
     ran = plusx("train", "digits", "--out", tmp_path / "run", *LONG)
     assert ran.code == 0
     assert "continuing after step" in ran.err
     assert model_file(tmp_path / "run") == undisturbed
-    assert [row["epoch"] for row in rows(tmp_path / "run") if row["split"] == "test"] == [4, 8, 12]
+    assert [row["epoch"] for row in rows(tmp_path / "run") if row["split"] == "test"] == [1, 2, 3, 4]
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:

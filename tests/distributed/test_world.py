@@ -92,28 +92,43 @@ def test_nobody_waits_for_the_words_of_a_rank_that_failed(rank: int) -> None:
         world.compare({"a": "1"}) if world.leads else world.told("prepared")
 
 
-@pytest.mark.parametrize(("rank", "stop"), [(0, False), (1, False), (1, True)])
+class Clock:
+    """Time that passes where somebody sleeps. Until `end` it shows that a rank lives."""
+
+    def __init__(self, store: dist.HashStore, rank: int, end: float) -> None:
+        self.store, self.rank, self.end, self.now = store, rank, end, 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 10 * self.end, "waits for ever"
+        if self.now < self.end:
+            self.store.set(f"alive/{self.rank}", str(self.now))
+
+
+@pytest.mark.parametrize(
+    ("rank", "stop", "patience"),
+    [
+        (0, False, distributed.SILENT_SECONDS),
+        (1, False, distributed.SILENT_SECONDS),
+        (1, True, distributed.LEAVING_SECONDS),
+    ],
+)
 def test_nobody_waits_for_the_words_of_a_rank_that_shows_no_life(
-    rank: int, stop: bool, monkeypatch: pytest.MonkeyPatch
+    rank: int, stop: bool, patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was killed, and where torchrun or another rank holds the store, no connection breaks."""
-    monkeypatch.setattr(distributed, "LEAVING_SECONDS" if stop else "SILENT_SECONDS", 1.5)
-    monkeypatch.setattr(distributed, "ROLL_CALL_SECONDS", 0.5)
-    monkeypatch.setattr(distributed, "BEAT_SECONDS", 0.1)
-    store, done = dist.HashStore(), threading.Event()
-    world, other = World(rank, 2, store), World(1 - rank, 2, store)
+    store = dist.HashStore()
+    clock = Clock(store, 1 - rank, end=100)
+    monkeypatch.setattr(distributed, "time", clock)
+    world = World(rank, 2, store)
     world.signals = StopSignals()
     world.signals.received = signal.SIGTERM if stop else None
-    wait = (lambda: world.compare({"a": "1"})) if world.leads else (lambda: world.told("prepared"))
-    thread = threading.Thread(target=other.watch, args=(done, os.getpid()))
-    thread.start()
-    ends = threading.Timer(4, done.set)  # of its life
-    ends.start()
-    start = time.monotonic()
     with pytest.raises(RankError, match=f"rank {1 - rank} lost at step 0"):
-        wait()
-    assert 4 < time.monotonic() - start < 20
-    thread.join()
+        world.compare({"a": "1"}) if world.leads else world.told("prepared")
+    assert 0 < clock.now - clock.end - patience < distributed.ROLL_CALL_SECONDS + 1
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -169,19 +184,22 @@ def test_a_stop_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:
 
 def test_a_rank_that_waits_for_others_still_answers_and_hears_of_their_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its main thread is in a collective or an evaluation: `watch` speaks for it."""
-    monkeypatch.setattr(distributed, "PASSING_SECONDS", 2)
+    for name, value in {"BEAT_SECONDS": 0.1, "ROLL_CALL_SECONDS": 1.5, "PASSING_SECONDS": 2}.items():
+        monkeypatch.setattr(distributed, name, value)
     store, done, sent = dist.HashStore(), threading.Event(), []
     monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
     one, other = World(0, 4, store), World(3, 4, store)
     thread = threading.Thread(target=other.watch, args=(done, os.getpid()))
     thread.start()
-    with pytest.raises(RankError, match=r"rank 1, 2 lost at step 0\."):
-        raise one.lost()
-    one.stopping()
-    wait_until(lambda: bool(sent))
-    time.sleep(1.5)
-    done.set()
-    thread.join()
+    try:
+        for _ in range(2):  # each sign of life is another
+            assert str(one.lost()).startswith("rank 1, 2 lost at step 0.")
+        one.stopping()
+        wait_until(lambda: bool(sent))
+        time.sleep(0.5)  # some beats: it is told once
+    finally:
+        done.set()
+        thread.join()
     assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
