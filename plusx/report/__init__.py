@@ -52,8 +52,9 @@ class ReportData:
 
     Attributes:
         title: name of the run.
-        subtitle: a sentence on network, recipe and length.
+        subtitle: a sentence on network, recipe, length, and which weights were kept.
         evaluation: of the model file on the watched split.
+        calibrated: whether the model file's probabilities are.
         rows: of metrics.jsonl.
         tiles: further headline figures, name -> text.
         facts: about the data, name -> text.
@@ -68,6 +69,7 @@ class ReportData:
     subtitle: str
     evaluation: Evaluation
     rows: Rows
+    calibrated: bool = False
     tiles: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
@@ -169,7 +171,7 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 def _tiles(data: ReportData) -> list[tuple[str, str]]:
     e = data.evaluation
-    tiles = {"loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
+    tiles = {"loss, calibrated" if data.calibrated else "loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
     if e.task == "single" and len(e.per_class) > 5:
         tiles = {"top-5": percent(e.top5), "top-5 error": percent(1 - e.top5), **tiles}
     return list((tiles | dict(data.tiles)).items())
