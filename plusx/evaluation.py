@@ -143,7 +143,8 @@ def evaluate(
     if dataset.task != classifier.task:
         notes.append("the data gives each image one label: every other label of the model counts as absent")
     if missing:
-        notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
+        where = "the data" if mapped.name == "all" else mapped.name
+        notes.append(f"{where} has no image of {plural('class', len(missing))}: {listed(missing)}")
     notes += [f"{one}: the run is not finished" for one in given if unfinished(one)]
     notes += _doubts(members, dataset, mapped, protocol)
     count = batch or min(eval_batch(member.preprocess.size) for member in members)
@@ -162,7 +163,7 @@ def evaluate(
         per_class=metrics.per_class(classifier.classes),
         confusion=None if metrics.confusion is None else metrics.confusion.numpy(),
         mistakes=mistakes,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),  # the data may say the same of its split
     )
 
 
