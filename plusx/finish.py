@@ -12,7 +12,6 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.data import Dataset, eval_loader
-from plusx.data.dataset import plural
 from plusx.engine import FitResult, Log, fit_temperature, predict_logits
 from plusx.evaluation import Evaluation, evaluate
 from plusx.initial import make_network
@@ -20,6 +19,7 @@ from plusx.models import count_params
 from plusx.plan import Plan, write_json
 from plusx.report import ReportData, build
 from plusx.result import Run
+from plusx.text import plural
 
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
 

@@ -17,12 +17,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from plusx.data.dataset import plural, show
 from plusx.data.decode import decode
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, Mistake
 from plusx.report.charts import Rows, curves, write_curve
+from plusx.text import plural, show
 
 __all__ = ["ReportData", "build", "write_curve"]
 

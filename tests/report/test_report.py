@@ -289,7 +289,7 @@ def test_a_run_without_evaluations_and_with_one() -> None:
 
 def test_clean_escapes_and_bounds() -> None:
     assert clean("a\x1bb\u202ec\ud800\u2028") == "a\\x1bb\\u202ec\\ud800\\u2028"
-    assert clean("é 🐈 猫") == "é 🐈 猫"
+    assert clean("é 🐈 猫 می\u200cخواهم") == "é 🐈 猫 می\u200cخواهم"
     assert clean("x" * 100, 10) == "xxxxxxxxx…"
     assert clean("a/long/path/IMG_7.png", 10, end=True) == "…IMG_7.png"
     assert clean("IMG_77.png", 10, end=True) == "IMG_77.png"
