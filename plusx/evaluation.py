@@ -169,11 +169,7 @@ def evaluate(
 
 def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataConfig, str]:
     """How to open the data: as the run did, with the user's changes; and what to do with a file that is bad."""
-    changes = configs.parse_overrides(overrides)
-    if unusable := [key for key in changes if key not in USABLE]:
-        raise ConfigError(
-            f"--set {unusable[0]}: evaluating takes {', '.join(USABLE)}.", "All else is fixed by the model file."
-        )
+    changes = configs.taken(overrides, USABLE, "evaluating", "All else is fixed by the model file.")
     recorded = classifier.meta.get("config", {})
     names = {f.name for f in dataclasses.fields(DataConfig)}
     data = {name: value for name, value in recorded.get("data", {}).items() if name in names}
