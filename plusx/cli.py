@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from plusx.errors import PlusxError
+from plusx.text import plural, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -259,14 +260,14 @@ def predict(
         rows = run_predict(model, paths, top=top, progress=progress, note=_note)
     if out is not None:
         write(rows, out)
-        _say(f"{_plural(len(rows), 'row')} written to {out}", stderr=as_json)
+        _say(f"{plural('row', len(rows))} written to {out}", stderr=as_json)
     if as_json:
         _print_json(rows)
     elif out is None:
         _print_predictions(rows)
     if bad := sum("error" in row for row in rows):
         rest = "" if bad == len(rows) else "; the others are answered"
-        _say(f"plusx: {bad:,} of {_plural(len(rows), 'file')} could not be read{rest}.", stderr=True)
+        _say(f"plusx: {bad:,} of {plural('file', len(rows))} could not be read{rest}.", stderr=True)
         raise typer.Exit(1)
 
 
@@ -407,13 +408,11 @@ def _note(text: str) -> None:
 
 def _visible(text: str) -> str:
     """Control characters as escapes, so that no file name can steer the terminal; line breaks stay."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
+    return "\n".join(map(show, text.split("\n")))
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
+    print(json.dumps(value, ensure_ascii=True, allow_nan=False))
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -435,10 +434,6 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' * (count != 1)}"
-
-
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
@@ -447,7 +442,7 @@ def _print_run(run: Any) -> None:
     result = run.to_dict()
     final, watched = result["final"], result["watched"]
     state = "finished before, nothing to do" if run.already_finished else f"took {result['seconds']:.0f} s"
-    _say(f"{result['model']}, {_plural(result['epochs'], 'epoch')} on {result['n_train']:,} images: {state}")
+    _say(f"{result['model']}, {plural('epoch', result['epochs'])} on {plural('image', result['n_train'])}: {state}")
     _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
     if run.selected == "best":
         best = result["best"]
@@ -462,7 +457,7 @@ def _print_evaluation(evaluation: Any) -> None:
     e = evaluation
     _say(
         f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
-        f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {_plural(e.n, 'image')}, {e.protocol}"
+        f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {plural('image', e.n)}, {e.protocol}"
     )
     if len(e.models) > 1:
         _say(f"mean of {len(e.models)} models: {', '.join(e.models)}")
@@ -470,7 +465,7 @@ def _print_evaluation(evaluation: Any) -> None:
         _say(f"note: {note}")
     if len(e.per_class) <= 100:
         rows = (
-            (name, f"{c['n']:,}", _percent(c["precision"]), _percent(c["recall"]), _percent(c["f1"]))
+            (name, f"{c['n']:,}", *(_percent(c[k]) if c["n"] else "-" for k in ("precision", "recall", "f1")))
             for name, c in e.per_class.items()
         )
         _print_table(("class", "n", "precision", "recall", "F1"), rows)
@@ -515,7 +510,7 @@ def _signed(value: float | None) -> str:
 
 def _print_check(report: Any) -> None:
     splits = sorted({split for counts in report.classes.values() for split in counts}, key=_split_order)
-    _say(f"{report.n:,} examples, {len(report.classes):,} classes")
+    _say(f"{plural('example', report.n)}, {plural('class', len(report.classes))}")
     if len(report.classes) <= 100:
         rows = ((name, *(f"{counts.get(s, 0):,}" for s in splits)) for name, counts in report.classes.items())
         _print_table(("class", *splits), rows)
@@ -526,7 +521,7 @@ def _print_check(report: Any) -> None:
     for warning in report.warnings:
         _say(f"warning: {warning}")
     found = len(report.bad) + len(report.duplicates) + len(report.warnings)
-    _say(f"{_plural(found, 'finding')}; nothing was changed." if found else "Nothing to report.")
+    _say(f"{plural('finding', found)}; nothing was changed." if found else "Nothing to report.")
 
 
 def _split_order(name: str) -> int:

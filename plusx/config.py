@@ -302,6 +302,18 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
+def taken(texts: Iterable[str], fields: Iterable[str], what: str, hint: str) -> dict[str, Any]:
+    """`parse_overrides` where only some fields matter: `what` takes `fields`.
+
+    Raises:
+        ConfigError: another field, whose setting would change nothing; what `parse_overrides` raises.
+    """
+    changes = parse_overrides(texts)
+    if others := [key for key in changes if key not in fields]:
+        raise ConfigError(f"--set {others[0]}: {what} takes {', '.join(fields)}.", hint)
+    return changes
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain JSON values; the inverse of `from_dict`."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))

@@ -58,5 +58,11 @@ class TrainingError(PlusxError):
     """A training run that cannot go on: a loss that is not finite, a full disk, a lost worker."""
 
 
+LOWER = "Lower optim.lr, or set optim.clip_norm=1, in a new --out."
+
+
 class DivergedError(TrainingError):
-    """A training run whose loss or gradients are NaN or infinite."""
+    """A training run whose loss or gradients are NaN or infinite; the same command would end the same way."""
+
+    def __init__(self, message: str, hint: str = LOWER) -> None:
+        super().__init__(message, hint)

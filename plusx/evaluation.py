@@ -143,7 +143,8 @@ def evaluate(
     if dataset.task != classifier.task:
         notes.append("the data gives each image one label: every other label of the model counts as absent")
     if missing:
-        notes.append(f"the data has no images of {plural('class', len(missing))}: {listed(missing)}")
+        where = "the data" if mapped.name == "all" else mapped.name
+        notes.append(f"{where} has no image of {plural('class', len(missing))}: {listed(missing)}")
     notes += [f"{one}: the run is not finished" for one in given if unfinished(one)]
     notes += _doubts(members, dataset, mapped, protocol)
     count = batch or min(eval_batch(member.preprocess.size) for member in members)
@@ -162,17 +163,13 @@ def evaluate(
         per_class=metrics.per_class(classifier.classes),
         confusion=None if metrics.confusion is None else metrics.confusion.numpy(),
         mistakes=mistakes,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),  # the data may say the same of its split
     )
 
 
 def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataConfig, str]:
     """How to open the data: as the run did, with the user's changes; and what to do with a file that is bad."""
-    changes = configs.parse_overrides(overrides)
-    if unusable := [key for key in changes if key not in USABLE]:
-        raise ConfigError(
-            f"--set {unusable[0]}: evaluating takes {', '.join(USABLE)}.", "All else is fixed by the model file."
-        )
+    changes = configs.taken(overrides, USABLE, "evaluating", "All else is fixed by the model file.")
     recorded = classifier.meta.get("config", {})
     names = {f.name for f in dataclasses.fields(DataConfig)} - {"workers"}  # those suit the machine that trained
     data = {name: value for name, value in recorded.get("data", {}).items() if name in names}

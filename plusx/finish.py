@@ -19,6 +19,7 @@ from plusx.models import count_params
 from plusx.plan import Plan, write_json
 from plusx.report import ReportData, build
 from plusx.result import Run
+from plusx.text import plural
 
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
 
@@ -88,24 +89,31 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
     with log.counting("evaluating the model file") as progress:
         classifier = modelfile.load(folder, device=config.engine.device)
         evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
-    build(report_data(run, plan, dataset, evaluation, result), folder / "report.html")
+    calibrated = classifier.meta.get("temperature") is not None
+    build(report_data(run, plan, dataset, evaluation, result, calibrated), folder / "report.html")
     values = run.to_dict()
     write_json(folder / modelfile.RECORD, {"request": plan.request.to_dict(), **values})
     log.line(f"finished: {folder}")
     log.close()
 
 
-def report_data(run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, result: FitResult) -> ReportData:
+def report_data(
+    run: Run, plan: Plan, dataset: Dataset, evaluation: Evaluation, result: FitResult, calibrated: bool
+) -> ReportData:
     """What the report shows, gathered from the parts."""
-    sizes = {name: f"{len(split):,} images" for name, split in dataset.splits.items()}
+    sizes = {name: plural("image", len(split)) for name, split in dataset.splits.items()}
     config = plan.config
+    length = f"{plural('epoch', run.epochs)} on {plural('image', run.n_train)}"
+    best = run.selected == "best"
+    kept = f"of epoch {run.best['epoch']}, the best on {run.watched}" if best else "of the last epoch"
     return ReportData(
         title=f"{dataset.name}: {run.model}",
-        subtitle=f"{run.model}, recipe {run.recipe}, {run.epochs} epochs on {run.n_train:,} images",
+        subtitle=f"{run.model}, recipe {run.recipe}, {length}; weights {kept}.",
         evaluation=evaluation,
+        calibrated=calibrated,
         rows=result.history,
         tiles={
-            "training": f"{run.seconds / 60:.1f} min",
+            "training": f"{run.seconds / 60:.1f} min" if run.seconds >= 60 else f"{run.seconds:.0f} s",
             "speed": f"{run.images_per_second:,.0f} images/s",
             "parameters": f"{count_params(make_network(config, len(dataset.classes))):,}",
         },

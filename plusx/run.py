@@ -17,7 +17,7 @@ from plusx import config as configs
 from plusx import modelfile
 from plusx.claim import claimed
 from plusx.data import Dataset, eval_loader, open_dataset, train_loader
-from plusx.data.check import CheckReport
+from plusx.data.check import USABLE, CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
@@ -136,10 +136,11 @@ def check(
 
     Raises:
         DataError: no such data.
+        ConfigError: a field that says nothing about how data is read.
     """
-    return check_data(
-        os.fspath(data), Request(data=os.fspath(data), overrides=configs.several(overrides)).data_config(), progress
-    )
+    request = Request(data=os.fspath(data), overrides=configs.several(overrides))
+    configs.taken(request.overrides, USABLE, "checking", "All else is for training.")
+    return check_data(request.data, request.data_config(), progress)
 
 
 def default_folder(request: Request) -> Path:

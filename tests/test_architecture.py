@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "plusx"
 LAYERS = {
     "errors": 0,
     "memory": 0,
+    "text": 0,
     "threads": 0,
     "pth_import": 0,  # runs alone, and trusts no folder of the user's
     "config": 1,

@@ -260,6 +260,13 @@ EVALUATION: dict[str, tuple[Sequence[str], str]] = {
 }
 
 
+def test_checking_refuses_what_only_training_uses(tmp_path: Path) -> None:
+    expected = (
+        "--set optim.lr: checking takes data.root, data.val_fraction, data.split_seed, data.max_pixels, data.back"
+    )
+    assert expected in refused(tmp_path, "check", "digits", "--set", "optim.lr=1")
+
+
 @pytest.mark.parametrize("case", EVALUATION)
 def test_evaluation_refuses(case: str, run: Path, tmp_path: Path) -> None:
     words, expected = EVALUATION[case]

@@ -1,5 +1,6 @@
 """The command line: what each command prints and takes, and how it ends."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -300,10 +301,11 @@ def test_text_of_train_names_what_comes_next(data: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("_once")
-def test_text_of_the_others(data: Path, run: Path) -> None:
+def test_text_of_the_others(data: Path, run: Path, tmp_path: Path) -> None:
     assert "top-1" in plusx("evaluate", run, data).out
     assert plusx("predict", run, data / "a").out.count(" %") == 12
     assert "12 examples, 2 classes" in plusx("check", data).out
+    assert "1 example, 1 class\n" in plusx("check", class_folders(tmp_path, {"a": 1})).out
     assert "269,722" in plusx("models").out
     assert "photo-finetune" in plusx("recipes").out
     assert "optim.lr" in plusx("recipes", "--fields").out
@@ -331,6 +333,14 @@ def test_names_cannot_steer_the_terminal(run: Path) -> None:
     ran = plusx("predict", run, "a\x1b[31m[bold].png")
     assert "a\\x1b[31m[bold].png: " in ran.err
     assert "\x1b" not in ran.err
+    joined = "👨\u200d👩\u200d👧"
+    assert f"{joined}\\u202e.png: " in plusx("predict", run, f"{joined}\u202e.png").err
+
+
+def test_json_without_a_stdout_goes_nowhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contextlib, "redirect_stdout", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(sys, "stdout", None)  # as `>&-` leaves it
+    assert plusx("doctor", run, "--json") == Ran(0, "", "")
 
 
 @pytest.mark.parametrize(("rank", "tells"), [(0, True), (1, False)])

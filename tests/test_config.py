@@ -129,6 +129,14 @@ def test_bounds_are_told_wherever_set_is_read() -> None:
         assert message(lambda text=text: configs.parse_overrides([text])) == UNFIT[text]
 
 
+def test_a_field_that_changes_nothing_is_refused() -> None:
+    fields = ("data.root", "engine.on_bad_image")
+    assert configs.taken(["data.root=/a"], fields, "reading", "Leave it.") == {"data.root": "/a"}
+    with pytest.raises(ConfigError) as caught:
+        configs.taken(["data.root=/a", "optim.lr=1"], fields, "reading", "Leave it.")
+    assert str(caught.value) == "--set optim.lr: reading takes data.root, engine.on_bad_image. Leave it."
+
+
 def test_every_problem_is_told_at_once() -> None:
     assert message(lambda: configs.parse_overrides(UNPARSED)) == "; ".join(UNPARSED.values())
     fields = ["optim.lr=-1", "data.background=256", "engine.ema=1", "engine.batch=0", "schedule.warmup=1.5"]

@@ -115,12 +115,25 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     whole = evaluate(run, data.parent)
     assert whole.top1 == counted(predict(run, data))
     assert list(whole.per_class) == order
-    assert whole.notes[-1] == "the data has no images of 1 class: zebra"
+    assert whole.notes[-1] == "test has no image of 1 class: zebra"
     shutil.rmtree(data / "dog")
     part = evaluate(run, data.parent)
     assert part.n == 60
     assert part.per_class["cat"]["recall"] == whole.per_class["cat"]["recall"]
-    assert part.notes[-1] == "the data has no images of 2 classes: zebra, dog"
+    assert part.notes[-1] == "test has no image of 2 classes: zebra, dog"
+
+
+def test_classes_that_only_the_split_lacks_are_told_once_and_as_the_splits(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run")
+    for path in sorted((data / "emu").iterdir())[1:]:  # one image is not held out
+        path.unlink()
+    notes = evaluate(run, open_dataset(str(data), DataConfig(val_fraction=0.25))).notes
+    assert [note for note in notes if "emu" in note] == [
+        "1 class with one training image: emu",
+        "val has no image of 1 class: emu",
+    ]
+    shutil.rmtree(data / "emu")
+    assert evaluate(run, data, split="all").notes[-1] == "the data has no image of 1 class: emu"
 
 
 def test_a_class_that_the_model_does_not_know_is_an_error(tmp_path: Path) -> None:

@@ -421,6 +421,24 @@ def test_a_test_split_selects_no_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), ("1 epoch on 1,438 images; weights of the last epoch.", "<dt>loss</dt>")),
+        (
+            ("--set", "data.val_fraction=0.1"),
+            (" images; weights of epoch 1, the best on val.", "<dt>loss, calibrated</dt>"),
+        ),
+    ],
+    ids=["last", "best"],
+)
+def test_the_report_says_which_weights_it_is_of(words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path) -> None:
+    assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS, *words).code == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert [text for text in said if text not in page] == []
+    assert re.search(r"<dt>training</dt><dd>[0-9]+ s</dd>", page)
+
+
 @pytest.mark.parametrize("name", ["plain20", "resmlp-2x32", "preresnet20", "resnet18"])
 def test_named_networks_start(name: str, tmp_path: Path) -> None:
     words = ("--set", "schedule.steps=2", "--set", "engine.precision=fp32", "--out", tmp_path / "run")

@@ -19,6 +19,7 @@ from plusx.data.split import class_notes, hold_out
 from plusx.errors import DataError, ImageError
 from plusx.threads import in_parallel
 
+USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.max_pixels", "data.background")
 TINY = 10  # training images of a class below which a classifier learns little
 UNEVEN = 10  # times the smallest class
 SPREAD = 4  # times the smallest image, in its longer side

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.data.names import Names
+from plusx.text import listed as listed
+from plusx.text import plural as plural
+from plusx.text import show as show
 
 Progress = Callable[[int, int], None]
 """Called with (done, total); total is 0 when nobody knows it."""
 
-MAX_LISTED = 5  # names shown in one message; the rest is a number
 SPLITS = ("train", "val", "test")  # in the order of every list of them
 SPLIT_ALIASES = dict(zip(SPLITS, SPLITS, strict=True))
 SPLIT_ALIASES |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -150,20 +152,3 @@ def natural_key(text: str) -> tuple[Any, ...]:
     parts = re.split(r"([0-9]+)", text)
     values = (p.lstrip("0") if i % 2 else p for i, p in enumerate(parts))
     return tuple((len(v), v) if i % 2 else v for i, v in enumerate(values)), text
-
-
-def show(text: str) -> str:
-    """A name as one harmless line: control, direction and undecodable characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def listed(names: Any) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    text = ", ".join(show(n) for n in names[:MAX_LISTED])
-    return text + (f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else "")
-
-
-def plural(word: str, n: int) -> str:
-    """`3 files`, `1 file`, `2 classes`."""
-    return f"{n:,} {word}{'' if n == 1 else 'es' if word.endswith('s') else 's'}"

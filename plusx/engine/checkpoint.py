@@ -38,7 +38,7 @@ def save(folder: Path, step: int, document: Mapping[str, Any], tensors: Mapping[
     """
     odd = tensorfile.unusable(tensors)
     if odd:
-        raise DivergedError(f"step {step}: no checkpoint is written, {odd}.", "Lower optim.lr; the last one is good.")
+        raise DivergedError(f"step {step}: no checkpoint is written, {odd}.")
     text = json.dumps({"format": FORMAT, **document}, allow_nan=False).encode()
     everything = {**tensors, DOCUMENT: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     path = folder / f"step-{step:09d}.safetensors"

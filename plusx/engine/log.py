@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from plusx.engine import tensorfile
 from plusx.errors import ConfigError, TrainingError
+from plusx.text import show
 
 Row = dict[str, Any]  # step, epoch, split, loss, top1, top5, lr, images_per_second, seconds
 REFRESH = 0.25  # seconds between two updates of the bar
@@ -43,14 +44,14 @@ class Log:
 
     def line(self, text: str, to_console: bool = True) -> None:
         """One line for people and for log.txt, or for log.txt alone; control characters show as escapes."""
-        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        shown = show(text)
         if to_console:
             try:
                 self._console.print(shown, markup=False, emoji=False)
             except OSError:  # a terminal that was closed, a pipe that nobody reads: the run goes on
                 self._console.quiet = True
         if self._folder:
-            with _clear_errors(self._folder / "log.txt") as path, path.open("a") as file:
+            with _clear_errors(self._folder / "log.txt") as path, path.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
 
     def rows(self, rows: Sequence[Row]) -> None:
@@ -73,7 +74,7 @@ class Log:
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A function of (done, all) that shows how far something is: a bar on a terminal, else nothing."""
-        if not self._console.is_terminal or self._console.quiet:
+        if not self._bars():
             yield lambda done, total: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -85,7 +86,7 @@ class Log:
     def progress(self, step: int, total: int) -> Iterator[None]:
         """Shows steps while entered: a bar on a terminal, else a line a minute."""
         self._last = (time.perf_counter(), 0)
-        if not self._console.is_terminal or self._console.quiet:
+        if not self._bars():
             yield
             return
         columns = ("{task.description}", "{task.fields[rate]}", "loss {task.fields[loss]}", "lr {task.fields[lr]}")
@@ -99,6 +100,11 @@ class Log:
                 yield
             finally:
                 self._bar = None
+
+    def _bars(self) -> bool:
+        """Whether there is a terminal that can draw bars; rich takes FORCE_COLOR for one, where there is none."""
+        console = self._console
+        return console.is_interactive and not console.quiet and console.file.isatty()
 
     def step(self, step: int, total: int, epoch: int, images: int, loss: float, lr: float) -> None:
         """Counts one step; cheap, and shown from time to time."""

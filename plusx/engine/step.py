@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from plusx.config import Config
 from plusx.engine.distributed import ALONE, World
 from plusx.engine.metrics import Metrics
-from plusx.errors import DivergedError
+from plusx.errors import LOWER, DivergedError
+from plusx.text import plural
 
 SHOWN = 8  # example ids in a message
 
@@ -49,8 +50,7 @@ class NonFiniteError(DivergedError):
         ids: the examples to look at.
     """
 
-    def __init__(self, message: str, step: int, ids: list[int]) -> None:
-        hint = "Lower optim.lr, set optim.clip_norm=1, or look at these examples."
+    def __init__(self, message: str, step: int, ids: list[int], hint: str = LOWER) -> None:
         super().__init__(message, hint)
         self.step = step
         self.ids = ids
@@ -129,4 +129,5 @@ def _non_finite(batch: Batch, loss: float, norm: float, step: int) -> NonFiniteE
     ids: list[int] = batch.ids[odd if odd.any() else slice(None)].tolist()
     which = "; not finite are the pixels of" if odd.any() else ", on a batch of"
     shown = ", ".join(map(str, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
-    return NonFiniteError(f"step {step}: {what}{which} {len(ids)} examples (ids {shown}).", step, ids)
+    message = f"step {step}: {what}{which} {plural('example', len(ids))} (ids {shown})."
+    return NonFiniteError(message, step, ids, "Look at these examples." if odd.any() else LOWER)

@@ -361,8 +361,7 @@ class Trainer:
         at, seconds = self.at, self._lap()
         if not math.isfinite(metrics.loss):
             self._exact = False
-            message = f"step {at.step}: the loss on {self.watched} is not finite."
-            raise DivergedError(message, "Lower optim.lr; the last checkpoint is good.")
+            raise DivergedError(f"step {at.step}: the loss on {self.watched} is not finite.")
         row = self._row(self.watched, metrics, metrics.n / seconds)
         rows = [self._train_row(), row]
         better = at.best is None or (row["top1"], -row["loss"]) > (at.best["top1"], -at.best["loss"])

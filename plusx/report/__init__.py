@@ -17,12 +17,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from plusx.data.dataset import show
 from plusx.data.decode import decode
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, Mistake
 from plusx.report.charts import Rows, curves, write_curve
+from plusx.text import plural, show
 
 __all__ = ["ReportData", "build", "write_curve"]
 
@@ -30,6 +30,7 @@ MAX_NAME = 80  # characters of a name
 MAX_TEXT = 500  # characters of a value
 MAX_ROWS = 200  # classes in the table; above it the worst of them
 MAX_CELLS = 32  # classes in a matrix of numbers; above it a picture
+MAX_PIXELS = 500  # sides of that picture; of more classes a pixel stands for a block of cells
 MAX_CONFUSED = 10
 MAX_LIST = 60  # notices, facts, choices, commands
 THUMBNAIL = 144  # px
@@ -52,8 +53,9 @@ class ReportData:
 
     Attributes:
         title: name of the run.
-        subtitle: a sentence on network, recipe and length.
+        subtitle: a sentence on network, recipe, length, and which weights were kept.
         evaluation: of the model file on the watched split.
+        calibrated: whether the model file's probabilities are.
         rows: of metrics.jsonl.
         tiles: further headline figures, name -> text.
         facts: about the data, name -> text.
@@ -68,6 +70,7 @@ class ReportData:
     subtitle: str
     evaluation: Evaluation
     rows: Rows
+    calibrated: bool = False
     tiles: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
@@ -95,7 +98,7 @@ def build(data: ReportData, path: str | Path) -> Path:
 def render(data: ReportData) -> str:
     """The report as HTML."""
     template = Path(__file__).with_name("template.html")
-    return render_page(template, **_context(data), percent=percent, number="{:,}".format)
+    return render_page(template, **_context(data), percent=percent, number="{:,}".format, plural=plural)
 
 
 def render_page(path: Path, **context: Any) -> str:
@@ -121,9 +124,11 @@ def percent(fraction: float) -> Markup:
     return Markup(f"{100 * fraction:.2f}&nbsp;%")
 
 
-def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Text as one visible, bounded line."""
-    return show(text if len(text) <= limit else f"{text[: limit - 1]}…")
+def clean(text: str, limit: int = MAX_TEXT, *, end: bool = False) -> str:
+    """Text as one visible, bounded line: the beginning of a longer one, or its end."""
+    if len(text) > limit:
+        text = f"…{text[1 - limit :]}" if end else f"{text[: limit - 1]}…"
+    return show(text)
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
@@ -137,7 +142,7 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 def _context(data: ReportData) -> dict[str, Any]:
     e = data.evaluation
-    per_class = sorted(e.per_class.items(), key=lambda item: item[1]["f1"])
+    per_class = sorted(e.per_class.items(), key=lambda item: (item[1]["n"] == 0, item[1]["f1"]))
     shown = per_class[:MAX_ROWS]
     matrix, heatmap, confused = _confusion(e)
     present = {"mistakes": bool(e.mistakes), "confusion": bool(matrix or heatmap)}
@@ -153,6 +158,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "mistakes": [_picture(mistake) for mistake in e.mistakes],
         "matrix": matrix,
         "heatmap": heatmap,
+        "blocks": len(e.per_class) > MAX_PIXELS,
         "confused": confused,
         "n_classes": len(e.per_class),
         "class_note": "Weakest first."
@@ -169,7 +175,7 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 def _tiles(data: ReportData) -> list[tuple[str, str]]:
     e = data.evaluation
-    tiles = {"loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
+    tiles = {"loss, calibrated" if data.calibrated else "loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
     if e.task == "single" and len(e.per_class) > 5:
         tiles = {"top-5": percent(e.top5), "top-5 error": percent(1 - e.top5), **tiles}
     return list((tiles | dict(data.tiles)).items())
@@ -182,7 +188,7 @@ def _bounded(lines: Sequence[str]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "auto" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "not set" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _items(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -224,17 +230,26 @@ def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str
 
 
 def _heatmap(shares: NDArray[np.float64]) -> str:
-    """A picture with a pixel for each cell: right answers blue, wrong ones orange, transparent where there are none."""
-    pixels = np.empty((*shares.shape, 4), np.uint8)
-    pixels[..., :3] = ORANGE
-    pixels[np.arange(len(shares)), np.arange(len(shares)), :3] = BLUE
-    pixels[..., 3] = np.rint(255 * shares)
+    """A picture of the shares (K, K): right answers blue, wrong ones orange, transparent where there are none.
+
+    A pixel is a cell; above MAX_PIXELS classes it is the strongest cell of a block.
+    """
+    block = -(-len(shares) // MAX_PIXELS)
+    padded = np.pad(shares, (0, -len(shares) % block))
+    side = len(padded) // block
+    right = np.diag(padded.diagonal().reshape(side, block).max(axis=1))
+    np.fill_diagonal(padded, 0)
+    wrong = padded.reshape(side, block, side, block).max(axis=(1, 3))
+    pixels = np.empty((side, side, 4), np.uint8)
+    pixels[..., :3] = np.where((right >= wrong)[..., None], BLUE, ORANGE)
+    pixels[..., 3] = np.rint(255 * np.maximum(right, wrong))
     return _data_uri(Image.fromarray(pixels, "RGBA"), "PNG")
 
 
 def _picture(mistake: Mistake) -> dict[str, Any]:
     """A mistake with its picture, encoded anew so that nothing of the file but its pixels gets into the page."""
-    shown = {key: clean(getattr(mistake, key), MAX_NAME) for key in ("true", "predicted", "name")}
+    shown = {key: clean(getattr(mistake, key), MAX_NAME) for key in ("true", "predicted")}
+    shown["name"] = clean(mistake.name, MAX_NAME, end=True)  # paths differ at their ends
     try:
         pixels = _pixels(mistake.source)
     except PlusxError:  # the file may have gone since

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from plusx.data import open_dataset
-from plusx.data.dataset import natural_key, show
+from plusx.data.dataset import natural_key
 from plusx.data.folder import find_images
 from plusx.errors import DataError
+from plusx.text import show
 from tests.data.making import CONFIG, class_folders, picture
 
 

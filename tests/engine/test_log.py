@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import locale
 import sys
 from pathlib import Path
 
@@ -27,11 +28,47 @@ def row(step: int, split: str = "train", loss: float = 1.0) -> dict[str, object]
     }
 
 
+class Terminal(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+# Where a log goes, the environment, and whether a bar is drawn there.
+PLACES = [
+    pytest.param(Terminal, {"TERM": "xterm"}, True, id="terminal"),
+    pytest.param(Terminal, {"TERM": "dumb"}, False, id="dumb"),
+    pytest.param(io.StringIO, {"TERM": "xterm"}, False, id="pipe"),
+    pytest.param(io.StringIO, {"TERM": "xterm", "FORCE_COLOR": "1"}, False, id="colours"),
+]
+
+
+def console_of(
+    kind: type[io.StringIO], environment: dict[str, str], patch: pytest.MonkeyPatch
+) -> tuple[Console, io.StringIO]:
+    patch.delenv("FORCE_COLOR", raising=False)
+    for name, value in environment.items():
+        patch.setenv(name, value)
+    out = kind()
+    return Console(file=out, width=200, highlight=False), out
+
+
 def test_lines_go_to_people_and_to_the_file_with_control_characters_visible(tmp_path: Path) -> None:
     out = io.StringIO()
-    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é :cat:")
-    assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é :cat:\n"
-    assert (tmp_path / "log.txt").read_text().rstrip().endswith("bad \\x1b[31mname\\n[bold]é :cat:")
+    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é :cat: می\u200cخواهم")
+    assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é :cat: می\u200cخواهم\n"
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8")[20:] == out.getvalue()
+
+
+def test_the_file_is_utf_8_in_every_locale(tmp_path: Path) -> None:
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C")
+        Log(tmp_path, console=Console(quiet=True)).line("猫")
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith(" 猫\n")
 
 
 def test_metrics_are_exactly_the_rows(tmp_path: Path) -> None:
@@ -43,9 +80,9 @@ def test_metrics_are_exactly_the_rows(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path) -> None:
-    out = io.StringIO()
-    log = Log(tmp_path, console=Console(file=out, force_terminal=True, width=120, highlight=False))
+def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console, out = console_of(Terminal, {"TERM": "xterm"}, monkeypatch)
+    log = Log(tmp_path, console=console)
     with log.progress(3, 10):
         log._last = (log._last[0] - 1, 0)
         log.step(4, 10, 1, 128, 1.5, 0.1)
@@ -56,23 +93,29 @@ def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text().count("\n") == 1
 
 
-def test_counting_shows_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
-    for terminal in (True, False):
-        out = io.StringIO()
-        with Log(tmp_path, console=Console(file=out, force_terminal=terminal)).counting("reading images") as progress:
-            progress(3, 12)
-        assert ("reading images" in out.getvalue()) == ("3/12" in out.getvalue()) == terminal
+@pytest.mark.parametrize(("kind", "environment", "bar"), PLACES)
+def test_counting_shows_a_bar_only_where_one_can_be_drawn(
+    kind: type[io.StringIO], environment: dict[str, str], bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, out = console_of(kind, environment, monkeypatch)
+    with Log(None, console=console).counting("reading images") as progress:
+        progress(3, 12)
+    assert ("reading images" in out.getvalue()) == ("3/12" in out.getvalue()) == bar
 
 
-def test_plain_lines_when_not_a_terminal(tmp_path: Path) -> None:
-    out = io.StringIO()
-    log = Log(tmp_path, console=Console(file=out, width=200))
+@pytest.mark.parametrize(("kind", "environment", "bar"), PLACES[1:])
+def test_plain_lines_where_there_is_no_bar(
+    kind: type[io.StringIO], environment: dict[str, str], bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, out = console_of(kind, environment, monkeypatch)
+    log = Log(None, console=console)
     with log.progress(0, 1000):
         for step in range(1, 4):
             log.step(step, 1000, 1, 100, 2.0, 0.1)
         assert out.getvalue() == ""
         log._last = (log._last[0] - HEARTBEAT, log._last[1])
         log.step(4, 1000, 1, 100, 2.0, 0.1)
+    assert not bar
     assert out.getvalue().startswith("epoch 1  step 4 of 1,000  loss 2.000  lr 0.1  ")
     assert out.getvalue().count("\n") == 1
 

@@ -140,7 +140,7 @@ def test_nan_stops_names_the_example_and_leaves_the_last_good_checkpoint(tmp_pat
 
 def test_a_diverging_run_never_saves_what_is_not_finite(tmp_path: Path) -> None:
     trainer, _, selected = run(tmp_path, tiny_config(optim__lr=1e20))
-    with pytest.raises(TrainingError):
+    with pytest.raises(DivergedError, match=r"Lower optim\.lr, .* in a new --out\.$"):
         trainer.fit()
     assert steps(tmp_path) == []
     assert selected == []
@@ -155,7 +155,7 @@ def test_an_evaluation_that_is_not_finite_stops_and_selects_nothing(tmp_path: Pa
         return real(module)
 
     trainer.evaluate = poisoned
-    with pytest.raises(DivergedError, match="the loss on val is not finite"):
+    with pytest.raises(DivergedError, match=r"the loss on val is not finite\. Lower optim\.lr, .* in a new --out\.$"):
         trainer.fit()
     assert selected == []
     assert steps(tmp_path) == [3]

@@ -40,6 +40,7 @@ TAGS |= {"h1", "h2", "h3", "strong", "span", "dl", "dt", "dd", "div", "ul", "li"
 TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "img", "br", "details", "summary", "code", "pre"}
 TAGS |= {"svg", "line", "text", "polyline", "circle", "rect"}
 VOID = {"meta", "img", "br"}
+SHADES = [f"{kind}{n}" for kind in "de" for n in range(1, 8)]  # of right and of wrong answers in the matrix
 
 
 class Page(HTMLParser):
@@ -202,12 +203,78 @@ def test_it_says_what_matters() -> None:
     text = re.sub(r"\s+", " ", "".join(Page(render(report(names, evaluation=e))).text))
     assert "92.50 % of 360 val images right, 7.50 % error" in text
     assert "Between 89.31 % and 94.79 % right" in text
-    assert "auto" in "".join(Page(render(report(names, config={"data": {"size": None}}))).text)
-    multi = evaluation(names, task="multi", confusion=None, mistakes=())
+    assert "not set" in "".join(Page(render(report(names, config={"data": {"size": None}}))).text)
+    multi = evaluation(names, task="multi", confusion=None, mistakes=(), n=1)
     text = "".join(Page(render(report(names, evaluation=multi))).text)
-    assert "with every label right" in text
+    assert "of 1 val image with every label right" in re.sub(r"\s+", " ", text)
+    assert "at 95\xa0% confidence for 1 image." in text.replace(" %", "\xa0%")
     assert "Confusion" not in text
     assert "Mistakes" not in text
+
+
+def test_classes_that_nothing_tested_come_last_and_have_no_figures() -> None:
+    figures = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    per_class = {
+        "bare": {"n": 0, **figures},
+        "good": {"n": 5, **dict.fromkeys(figures, 0.9)},
+        "bad": {"n": 5, **figures},
+    }
+    html = render(report(["a"], evaluation=evaluation(["a"], per_class=per_class, confusion=None, mistakes=())))
+    rows = re.findall(r"<tr><td><bdi>(bare|good|bad)</bdi></td>(.*?)</tr>", html)
+    assert [name for name, _ in rows] == ["bad", "good", "bare"]
+    assert [row.count("&nbsp;%") for _, row in rows] == [3, 3, 0]
+    assert rows[2][1].count(">-<") == 3
+
+
+@pytest.mark.parametrize(("classes", "side"), [(40, 40), (500, 500), (501, 251), (1000, 500)])
+def test_a_picture_of_confusion_loses_no_cell(classes: int, side: int) -> None:
+    names = [f"class {i}" for i in range(classes)]
+    confusion = np.diag(np.arange(classes, dtype=np.int64) % 2)
+    confusion[0, 1] = confusion[2, classes - 1] = 1  # the only answers to two classes: wrong
+    html = render(report(names, evaluation=evaluation(names, confusion=confusion, mistakes=())))
+    (source,) = [a["src"] for tag, a in Page(html).elements if tag == "img"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))))
+    block = classes // side + (classes % side > 0)
+    assert pixels.shape == (side, side, 4)
+    assert pixels[2 // block, -1].tolist() == [222, 98, 34, 255]
+    assert pixels[0, 1 // block, 3] == 255
+    assert pixels[5 // block, 5 // block].tolist() == [47, 107, 208, 255]
+    assert ("strongest of several" in html) == (classes > 500)
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """WCAG 2's ratio of two colours in sRGB, 0..255."""
+    scaled = (np.array([one, other]) / 255).clip(0, 1)
+    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ (0.2126, 0.7152, 0.0722))
+    return float((high + 0.05) / (low + 0.05))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(scheme: str) -> None:
+    """4.5 : 1, of words and of counts in every shade."""
+    style = re.search("<style>(.*?)</style>", render(report(["a", "b"])), re.DOTALL)
+    assert style is not None
+    roots = re.findall(r":root \{(.*?)\}", style[1], re.DOTALL)[: 1 if scheme == "light" else 2]
+    values = {name: value for root in roots for name, value in re.findall(r"--([a-z-]+): ([^;]+);", root)}
+
+    def colour(text: str) -> tuple[float, ...]:
+        if not text.startswith("#"):
+            return tuple(map(float, text.split(",")))
+        digits = text[1:] if len(text) == 7 else "".join(c * 2 for c in text[1:])
+        return tuple(bytes.fromhex(digits))
+
+    for name in ("ink", "muted", "a", "b", "good"):
+        assert min(contrast(colour(values[name]), colour(values[ground])) for ground in ("card", "paper")) >= 4.5, name
+    inks = {shade: "on-right" if shade == "d7" else "on" if shade in ("d6", "e6", "e7") else "ink" for shade in SHADES}
+    for shade, ink in inks.items():
+        rule = re.search(rf"\.{shade} {{ background: rgba?\(var\(--([ab]-rgb)\)(?:, ([0-9.]+))?\)", style[1])
+        assert rule is not None
+        share = float(rule[2] or 1)
+        ground = share * np.array(colour(values[rule[1]])) + (1 - share) * np.array(colour(values["card"]))
+        assert contrast(tuple(ground), colour(values[ink])) >= 4.5, shade
+    assert ".d7 { background: rgb(var(--a-rgb)); color: var(--on-right); }" in style[1]
+    assert ".d6, .e6, .e7 { color: var(--on); }" in style[1]
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -226,8 +293,16 @@ def test_a_run_without_evaluations_and_with_one() -> None:
 
 def test_clean_escapes_and_bounds() -> None:
     assert clean("a\x1bb\u202ec\ud800\u2028") == "a\\x1bb\\u202ec\\ud800\\u2028"
-    assert clean("é 🐈 猫") == "é 🐈 猫"
+    assert clean("é 🐈 猫 می\u200cخواهم") == "é 🐈 猫 می\u200cخواهم"
     assert clean("x" * 100, 10) == "xxxxxxxxx…"
+    assert clean("a/long/path/IMG_7.png", 10, end=True) == "…IMG_7.png"
+    assert clean("IMG_77.png", 10, end=True) == "IMG_77.png"
+
+
+def test_mistakes_show_the_ends_of_their_paths() -> None:
+    mistakes = (Mistake(f"{'folder/' * 20}IMG_7.png", "a", "b", 0.9, np.zeros((3, 4, 4), np.uint8)),)
+    html = render(report(["a", "b"], evaluation=evaluation(["a", "b"], mistakes=mistakes)))
+    assert re.search(r'<p class="file"><bdi>…[^<]{65,}/IMG_7\.png</bdi>', html)
 
 
 def test_the_interval_is_wilsons() -> None:
