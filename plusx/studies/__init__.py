@@ -5,11 +5,9 @@ A new study is a module with a `STUDY`, and an entry of `STUDIES`.
 
 import dataclasses
 import importlib
-import multiprocessing
 import os
 import shlex
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from plusx import modelfile
-from plusx.config import parse_overrides
+from plusx.config import parse_overrides, several
 from plusx.engine import Log
-from plusx.errors import ConfigError, DivergedError, PlusxError
+from plusx.errors import ConfigError, DivergedError
 from plusx.models import count_macs, create_model
-from plusx.plan import Request, own_cores, write_json
+from plusx.plan import OPTIONS, write_json
 from plusx.result import Run
 from plusx.run import train
+from plusx.studies.ahead import train_ahead
 from plusx.studies.core import Arm, Diverged, Judged, Results, Study, spread, together, values, words
 from plusx.studies.curves import Measured
 from plusx.studies.machine import machine
@@ -99,7 +98,7 @@ def study(
     budget: str = "quick",
     seeds: int = 3,
     parallel: int = 1,
-    overrides: Sequence[str] = (),
+    overrides: Iterable[str] = (),
 ) -> StudyResult:
     """Run or resume a study: train every arm with every seed, measure, judge, draw.
 
@@ -109,7 +108,9 @@ def study(
         budget: "quick", minutes on two CPU cores, or "paper", the paper's own length.
         seeds: runs of each arm; seed 0 comes first for all of them.
         parallel: runs at a time, each on its share of the CPU cores; more than one suits a GPU and many cores.
-        overrides: `section.field=value` for every arm, such as `data.root=…`; not what the arms differ in.
+            They are processes of their own: a script that asks for them begins with `if __name__ == "__main__":`.
+        overrides: `section.field=value` for every arm, such as `data.root=…`; not what the arms differ in. One may
+            stand alone.
 
     Raises:
         PlusxError: what the user can fix.
@@ -121,6 +122,7 @@ def study(
     if seeds < 1 or parallel < 1:
         raise ConfigError(f"--seeds, --parallel: got {seeds} and {parallel}, expected at least 1 of each.")
     folder = Path(out) if out is not None else Path("studies") / f"{name}-{budget}"
+    overrides = several(overrides)
     root = next((text.partition("=")[2] for text in overrides if text.startswith("data.root=")), None)
     common = tuple(text for text in overrides if not text.startswith("data.root="))
     arms = chosen.arms(budget, folder / "data", root)
@@ -131,7 +133,7 @@ def study(
         for arm in arms
     ]
     if parallel > 1:
-        train_ahead(jobs, parallel)
+        train_ahead(longest_first(jobs), parallel)
     results, diverged, seconds = run_all(chosen, jobs)
     short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in common)
     judged = Judged(results, diverged)
@@ -185,7 +187,7 @@ def check_overrides(name: str, arms: Sequence[Arm], overrides: Sequence[str]) ->
     Raises:
         ConfigError: fields in which arms differ, epochs of runs that are counted in steps, or another split to watch.
     """
-    settings = [Request(**{**arm.train, "overrides": tuple(arm.train.get("overrides", ()))}).changes() for arm in arms]
+    settings = [arm.changes() for arm in arms]
     given = parse_overrides(overrides)
     if "schedule.epochs" in given and any(s.get("schedule.steps") for s in settings):
         raise ConfigError("--set schedule.epochs: this budget is counted in steps.", "Set schedule.steps.")
@@ -250,8 +252,12 @@ def duration(seconds: float) -> str:
 
 
 def costs(jobs: Sequence[Job]) -> dict[str, int]:
-    """What a run of each arm costs beside the others: its network's multiply-adds, since all have as many steps."""
-    return {arm.name: _macs(arm) for arm in {job.arm.name: job.arm for job in jobs}.values()}
+    """What a run of each arm costs beside the others: its network's multiply-adds, since all have as many steps.
+
+    Where the network of one is known only with its data, all count alike.
+    """
+    found = {arm.name: _macs(arm) for arm in {job.arm.name: job.arm for job in jobs}.values()}
+    return found if all(found.values()) else dict.fromkeys(found, 1)
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
@@ -261,37 +267,14 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _macs(arm: Arm) -> int:
-    """Multiply-adds of an image of 32 px."""
-    changes = parse_overrides(arm.train.get("overrides", ()))
-    options = {key.removeprefix("model."): value for key, value in changes.items() if key.startswith("model.")}
+    """Multiply-adds of an image of 32 px; 0 where the arm names no network."""
+    changes = arm.changes()
+    if not (name := changes.get("model.name")):
+        return 0
+    options = {key: changes[f"model.{key}"] for key in OPTIONS if f"model.{key}" in changes}
     with torch.device("meta"):
-        network = create_model(arm.train["model"], 10, size=32, **options)
+        network = create_model(name, 10, size=32, **options)
     return count_macs(network, (3, 32, 32))
-
-
-def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
-    """Train all runs, several at a time, each in a process of its own; of a seed the longest first.
-
-    Raises:
-        PlusxError: the first failure; the others are trained all the same.
-    """
-    spawn = multiprocessing.get_context("spawn")  # a fork would share the threads' locks
-    threads = max(1, own_cores() // parallel)
-    with ProcessPoolExecutor(parallel, spawn, torch.set_num_threads, (threads,)) as pool:
-        failures = [failure for failure in pool.map(_train, longest_first(jobs)) if failure]
-    if failures:
-        raise PlusxError(*failures[0])
-
-
-def _train(job: Job) -> tuple[str, str] | None:
-    """Train in a worker; an error crosses processes as its words."""
-    try:
-        job.train()
-    except DivergedError:  # told when all runs are measured
-        return None
-    except PlusxError as error:
-        return error.message, error.hint
-    return None
 
 
 def table(chosen: Study, arms: Sequence[Arm], results: Results) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from plusx.plan import Request
 from plusx.result import Run
 from plusx.studies.curves import ERRORS, Measured, errors
 
@@ -31,6 +32,10 @@ class Arm:
     name: str
     train: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the configuration that it sets, `model.name` among them where it names a network."""
+        return Request(**{**self.train, "overrides": tuple(self.train.get("overrides", ()))}).changes()
 
 
 Arms = Callable[[str, Path, str | None], Sequence[Arm]]  # (budget, folder for data, root of the data set) -> settings

@@ -21,6 +21,7 @@ from plusx.config import DataConfig
 from plusx.data import open_dataset
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.plan import Request, decide
+from plusx.studies.ahead import _train
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.data import halved
@@ -103,7 +104,7 @@ def test_a_run_that_diverges_is_a_result_and_decides_nothing(
     train = studies.train
 
     def ahead(jobs: list[studies.Job], parallel: int) -> None:
-        assert [studies._train(job) for job in jobs] == [None] * len(jobs)  # no failure
+        assert [_train(job) for job in jobs] == [None] * len(jobs)  # no failure
 
     def diverging(**settings: Any) -> Any:
         wild = settings["out"] == tmp_path / "runs" / "fast" / "seed-1"
@@ -333,6 +334,29 @@ def test_of_runs_side_by_side_the_longest_start_first(tmp_path: Path) -> None:
     assert found[:3] == [(0, "plain110"), (0, "resnet110"), (0, "plain56")]
     assert found[len(arms)] == (1, "plain110")
     assert sorted(found) == sorted((job.seed, job.arm.name) for job in jobs)
+
+
+def test_what_a_run_costs_is_its_networks_whatever_else_is_set() -> None:
+    wide, stem, named, unnamed = (
+        Arm(name="arm", train={"data": "digits", "overrides": changes, **model})
+        for changes, model in (
+            (["model.width=32", "model.init=xavier", "model.zero_init_last=true"], {"model": "resnet20"}),
+            (["model.whiten_stem=true"], {"model": "resnet20"}),
+            (["model.name=resnet20"], {}),
+            (["model.width=32"], {}),
+        )
+    )
+    assert studies._macs(wide) > 3 * studies._macs(stem)
+    assert studies._macs(stem) == studies._macs(named) > 0
+    jobs = [studies.Job("s", dataclasses.replace(a, name=n), 0, Path(), ()) for a, n in ((wide, "a"), (unnamed, "b"))]
+    assert studies.costs(jobs[:1]) == {"a": studies._macs(wide)}
+    assert studies.costs(jobs) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("given", ["model.width=5", iter(["model.width=5"])])
+def test_changes_may_stand_alone_or_come_once(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Untrained(monkeypatch, lambda arm, seed: 20.0)
+    assert studies.study("tiny", out=tmp_path, seeds=1, overrides=given).overrides == ("model.width=5",)
 
 
 def test_unknown_studies_and_budgets_are_told() -> None:
