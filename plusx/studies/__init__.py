@@ -123,19 +123,17 @@ def study(
         raise ConfigError(f"--seeds, --parallel: got {seeds} and {parallel}, expected at least 1 of each.")
     folder = Path(out) if out is not None else Path("studies") / f"{name}-{budget}"
     overrides = several(overrides)
-    root = next((text.partition("=")[2] for text in overrides if text.startswith("data.root=")), None)
-    common = tuple(text for text in overrides if not text.startswith("data.root="))
-    arms = chosen.arms(budget, folder / "data", root)
-    check_overrides(name, arms, common)
+    arms = chosen.arms(budget)
+    check_overrides(name, arms, overrides)
     jobs = [
-        Job(name, arm, seed, folder / "runs" / arm.name / f"seed-{seed}", common)
+        Job(name, arm, seed, folder / "runs" / arm.name / f"seed-{seed}", overrides)
         for seed in range(seeds)
         for arm in arms
     ]
     if parallel > 1:
         train_ahead(longest_first(jobs), parallel)
     results, diverged, seconds = run_all(chosen, jobs)
-    short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in common)
+    short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in overrides)
     judged = Judged(results, diverged)
     verdicts = [claim.verdict(judged, short) for claim in chosen.claims]
     holds = together(verdicts)
@@ -161,7 +159,7 @@ def study(
         diverged=tuple(one._asdict() for one in diverged),
         seconds=round(seconds, 1),
         machine=machine([job.out for job in jobs]),
-        overrides=common,
+        overrides=tuple(text for text in overrides if not text.startswith("data.root=")),
     )
     charts = write_figures(folder / "figures", chosen.figures, results)
     write_json(folder / "study.json", result.to_dict())
@@ -181,25 +179,25 @@ def get_study(name: str) -> Study:
     return found
 
 
-def check_overrides(name: str, arms: Sequence[Arm], overrides: Sequence[str]) -> None:
+def check_overrides(name: str, arms: Sequence[Arm], overrides: Iterable[str]) -> None:
     """Refuse overrides that would make alike what a study compares, or change nothing.
 
     Raises:
-        ConfigError: fields in which arms differ, epochs of runs that are counted in steps, or another split to watch.
+        ConfigError: all of them at once.
     """
     settings = [arm.changes() for arm in arms]
+    fixed = {
+        "model.name": f"the study {name} names its networks",
+        "data.val_fraction": "a study's errors are those of the test split, of nets trained on all the rest",
+    }
+    if any(s.get("schedule.steps") for s in settings):
+        fixed["schedule.epochs"] = "this budget is counted in steps, schedule.steps"
+    differ = f"got a value for every run, but arms of the study {name} differ in it"
     given = parse_overrides(overrides)
-    if "schedule.epochs" in given and any(s.get("schedule.steps") for s in settings):
-        raise ConfigError("--set schedule.epochs: this budget is counted in steps.", "Set schedule.steps.")
-    if "data.val_fraction" in given:
-        message = (
-            "--set data.val_fraction: a study's errors are those of the test split, of nets trained on all the rest."
-        )
-        raise ConfigError(message, "Leave it out.")
-    compared = [key for key in given if any(s.get(key) != settings[0].get(key) for s in settings)]
-    if compared:
-        message = f"--set {', '.join(compared)}: got a value for every run, but arms of the study {name} differ in it."
-        raise ConfigError(message, "Leave it out, or train a setting of your own with `plusx train`.")
+    fixed |= {key: differ for key in given if any(s.get(key) != settings[0].get(key) for s in settings)}
+    if problems := [f"--set {key}: {fixed[key]}" for key in given if key in fixed]:
+        hint = "Leave it out, or train a setting of your own with `plusx train`."
+        raise ConfigError(f"{'; '.join(problems)}.", hint)
 
 
 class Job(NamedTuple):

@@ -38,7 +38,7 @@ class Arm:
         return Request(**{**self.train, "overrides": tuple(self.train.get("overrides", ()))}).changes()
 
 
-Arms = Callable[[str, Path, str | None], Sequence[Arm]]  # (budget, folder for data, root of the data set) -> settings
+Arms = Callable[[str], Sequence[Arm]]  # budget -> settings
 
 
 class Figure(NamedTuple):
