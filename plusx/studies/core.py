@@ -144,6 +144,16 @@ class Study:
     watch: Callable[[Path], Watch] | None = None
 
 
+def settings(arms: Sequence[Arm]) -> dict[str, Any]:
+    """What all arms share and what each has of its own: `{"shared": {field: value}, "arms": {arm: {field: value}}}`."""
+    found = {arm.name: {"data": arm.train["data"], "recipe": arm.train.get("recipe")} | arm.changes() for arm in arms}
+    given = {name: {key: value for key, value in one.items() if value is not None} for name, one in found.items()}
+    first, *others = given.values()
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    own = {name: {key: value for key, value in one.items() if key not in shared} for name, one in given.items()}
+    return {"shared": shared, "arms": own}
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation."""
     return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else 0.0)
