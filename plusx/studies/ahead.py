@@ -48,7 +48,7 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
             if isinstance(error, BrokenProcessPool):
                 message = "a process that trained a part of the runs ended before its time."
                 hint = (
-                    "The same command continues; with less memory for each, fewer at a time (--parallel) may live. "
+                    "If memory ran out, train fewer at a time (--parallel); the same command continues. "
                     'A script that calls this needs `if __name__ == "__main__":` before what it does.'
                 )
                 raise TrainingError(message, hint) from error
