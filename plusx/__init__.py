@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from plusx.result import Run as Run
     from plusx.run import check as check
     from plusx.run import train as train
-    from plusx.studies import StudyResult as StudyResult
-    from plusx.studies import study as study
+    from plusx.studies.study import StudyResult as StudyResult
+    from plusx.studies.study import study as study
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _NAMES = {
     "models": ("create_model", "list_models"),
     "prediction": ("predict",),
     "run": ("Run", "check", "train"),
-    "studies": ("StudyResult", "study"),
+    "studies.study": ("StudyResult", "study"),
 }
 _HOMES = {name: f"plusx.{module}" for module, names in _NAMES.items() for name in names}
 

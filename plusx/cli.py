@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from plusx.errors import PlusxError
+from plusx.studies import BUDGETS, STUDIES
 from plusx.text import plural, show
 
 app = typer.Typer(
@@ -357,9 +358,11 @@ def doctor(
 
 @command
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="degradation, gradients, responses, shortcuts, …")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"one of {', '.join(STUDIES)}")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="default studies/NAME-BUDGET")] = None,
-    budget: Annotated[str, typer.Option(help="quick: minutes on two cores; paper: the paper's own length")] = "quick",
+    budget: Annotated[
+        str, typer.Option(help=f"{' or '.join(BUDGETS)}: minutes on two cores, or the paper's own length")
+    ] = "quick",
     seeds: Annotated[int, typer.Option(help="runs of each setting")] = 3,
     parallel: Annotated[int, typer.Option(help="runs at a time; for a GPU, or many cores")] = 1,
     overrides: Set = None,
@@ -368,10 +371,9 @@ def study(
 ) -> None:
     """Test a claim of the paper; the same command continues.
 
-    NAME is degradation, gradients, responses, shortcuts, init, colour, placement, mlp or depth. Trains every setting
-    with every seed; writes a table, figures and a page with the verdict.
+    Trains every setting with every seed; writes a table, figures and a page with the verdict.
     """
-    from plusx.studies import study as run_study
+    from plusx.studies.study import study as run_study
 
     result = run_study(name, out=out, budget=budget, seeds=seeds, parallel=parallel, overrides=overrides or ())
     if as_json:

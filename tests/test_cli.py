@@ -21,7 +21,7 @@ from plusx import cli
 from plusx.errors import PlusxError
 from tests.commands import ROOT, STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
-from tests.studies.making import part
+from tests.studies.making import use_noise
 
 COMMON = ("--debug", "--json")
 FLAGS = {
@@ -247,8 +247,8 @@ def test_what_the_system_refuses_is_one_line() -> None:
         assert (done.returncode, done.stderr) == (1, "plusx: No space left on device. --debug shows where.\n")
 
 
-def test_json_of_study(tmp_path: Path) -> None:
-    part(tmp_path / "data")
+def test_json_of_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_noise(monkeypatch)
     words = ("study", "mlp", "--out", tmp_path, "--seeds", 1, "--set", "schedule.steps=2", "--set", "engine.batch=16")
     found = value(plusx(*words, "--json"))
     assert found.keys() >= {"claim", "holds", "table", "claims", "verdict"}

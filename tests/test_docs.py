@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from plusx import config
-from plusx.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -126,10 +125,23 @@ def test_the_results_page_says_what_the_studies_json_says() -> None:
     from bench.studies import RESULTS, found, page
 
     documents = found()
-    assert [d["name"] for d in documents] == list(STUDIES)
+    assert {path.parent.name for path in RESULTS.glob("*/study.json")} == {d["name"] for d in documents}
+    assert documents
     assert (RESULTS / "README.md").read_text() == page(documents)
     for d in documents:
         figures = {f.suffix for f in (RESULTS / d["name"]).iterdir()}
         assert figures == {".json", ".png", ".svg"}
         assert d["seconds"] < 600
         assert d["seeds"] >= 3
+        assert {row["measure"] for row in d["table"]} <= d["measures"].keys()
+        assert {row["arm"] for row in d["table"]} <= d["settings"]["arms"].keys()
+
+
+def test_a_page_of_results_made_otherwise_says_so() -> None:
+    from bench.studies import found, page
+
+    documents = [d for d in found() if d["name"] == "colour"]
+    assert "Measured before" not in page(documents)
+    documents[0]["settings"]["arms"]["with"] = {"augment.colour": 0.2}
+    assert "| with | `augment.colour=0.2` |" in page(documents)
+    assert "Measured before the study was changed" in page(documents)

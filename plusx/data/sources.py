@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from plusx.config import DataConfig
-from plusx.data import arrays, folder, named, table
+from plusx.data import arrays, folder, named, part, table
 from plusx.data.dataset import Dataset, listed, no_images, plural, show, untrainable
 from plusx.data.split import hold_out
 from plusx.errors import DataError
@@ -16,6 +16,7 @@ SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
     "digits": named.digits,
     "fashion-mnist": functools.partial(named.read, named.FASHION_MNIST),
     "cifar10": functools.partial(named.read, named.CIFAR10),
+    "cifar10-part": part.read,
     "cifar100": functools.partial(named.read, named.CIFAR100),
     FOLDER: folder.read,
     ".csv": table.read,

@@ -156,6 +156,7 @@ class Trainer:
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
         self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
         self.at = Position()
+        self._errors: list[float] = []  # at each evaluation: what schedules may follow
         self.running = Metrics(task, device=self.device)
         self._late = 0  # minutes have passed since the last checkpoint: rank 0's clock decides
         self._unsettled = world.size > 1
@@ -247,12 +248,13 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step; the first is 0."""
-        schedule = self.config.schedule
-        # A test split may steer nothing: then the training error is what plateaus.
+        so_far = SoFar(not self._warming(), self._errors)
+        return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total, so_far)
+
+    def _measured(self) -> list[float]:
+        """The error at each evaluation; a test split may steer nothing: then that of training in its place."""
         split = "val" if self.watched == "val" else "train"
-        rows = self.at.rows if schedule.name == "plateau" else ()
-        so_far = SoFar(not self._warming(), [1 - row["top1"] for row in rows if row["split"] == split])
-        return self.config.optim.lr * learning_factor(schedule, step, self.total, so_far)
+        return [1 - row["top1"] for row in self.at.rows if row["split"] == split]
 
     def _decay(self, step: int) -> float:
         """The weight decay of a step; the first is 0."""
@@ -370,6 +372,7 @@ class Trainer:
         if self.world.leads and (better or self.config.engine.select == "last"):
             self.on_selected(self._evaluated(), metrics, row)
         at.evaluated, at.rows, at.best = at.step, at.rows + rows, row if better else at.best
+        self._errors = self._measured()
         self._save()
 
     def _train_row(self) -> Row:
@@ -483,6 +486,7 @@ class Trainer:
         counted = found.tensors["running/totals"]
         self.running.totals[: len(counted)].copy_(counted)  # five in checkpoints of earlier versions
         self.at = Position(**found.document["position"])
+        self._errors = self._measured()
         self._saved = (self.at.step, self.at.evaluated)
 
     def _leave(self, error: BaseException, signal: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from plusx.plan import Request
 from plusx.result import Run
 from plusx.studies.curves import ERRORS, Measured, errors
 
@@ -32,8 +33,12 @@ class Arm:
     train: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
 
+    def changes(self) -> dict[str, Any]:
+        """The fields of the configuration that it sets, `model.name` among them where it names a network."""
+        return Request(**{**self.train, "overrides": tuple(self.train.get("overrides", ()))}).changes()
 
-Arms = Callable[[str, Path, str | None], Sequence[Arm]]  # (budget, folder for data, root of the data set) -> settings
+
+Arms = Callable[[str], Sequence[Arm]]  # budget -> settings
 
 
 class Figure(NamedTuple):
@@ -137,6 +142,16 @@ class Study:
     measures: Mapping[str, str] = field(default_factory=lambda: ERRORS)
     measure: Callable[[Run], Measured] = errors
     watch: Callable[[Path], Watch] | None = None
+
+
+def settings(arms: Sequence[Arm]) -> dict[str, Any]:
+    """What all arms share and what each has of its own: `{"shared": {field: value}, "arms": {arm: {field: value}}}`."""
+    found = {arm.name: {"data": arm.train["data"], "recipe": arm.train.get("recipe")} | arm.changes() for arm in arms}
+    given = {name: {key: value for key, value in one.items() if value is not None} for name, one in found.items()}
+    first, *others = given.values()
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    own = {name: {key: value for key, value in one.items() if key not in shared} for name, one in given.items()}
+    return {"shared": shared, "arms": own}
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -34,7 +34,7 @@ def measure(run: Run) -> Measured:
 
 STUDY = Study(
     name="depth",
-    claim=f"Dropping a block costs a trained residual net under {SMALL:g} points at the median, a plain one much more.",
+    claim=f"Dropping a block costs a trained residual net under {SMALL:g} points at the median, less than a plain one.",
     source="Section 4.2: layers of deeper residual nets modify the signal less; Veit et al. 2016, arXiv 1605.06431",
     measures={
         "test_error": "test error, %",

@@ -162,7 +162,7 @@ STUDY = Study(
     watch=watch,
     figures=(
         Figure("Gradient norms at the first step", "start", "layer", "L2 norm", log=True),
-        Figure("Gradient norms at the last step", "end", "layer", "L2 norm", log=True),
+        Figure("Gradient norms at the last record", "end", "layer", "L2 norm", log=True),
         Figure("First layers over last layers", "share", "step", "share", log=True),
     ),
 )

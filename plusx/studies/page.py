@@ -1,7 +1,7 @@
 """What a study shows: figures as PNG and SVG, and one HTML page with the verdict."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -74,12 +74,12 @@ def draw_bars(axes: Any, figure: Figure, results: Results) -> None:
     axes.set_xticks(range(len(arms)), arms, **tilt)
 
 
-def write_page(path: Path, result: Any, measures: Mapping[str, str], charts: Sequence[tuple[str, Path]]) -> None:
-    """The page of a finished study: claim, verdict and reasons, table, figures, how to run it again."""
+def write_page(path: Path, result: Any, budget: str, charts: Sequence[tuple[str, Path]]) -> None:
+    """The page of a finished study: claim, verdicts, what was compared, figures, table, how to run it again."""
     pictures = [
         (title, Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}"))
         for title, svg in charts
     ]
-    html = render_page(Path(__file__).parent / "page.html", r=result, measures=measures, pictures=pictures)
+    html = render_page(Path(__file__).parent / "page.html", r=result, budget=budget, pictures=pictures)
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

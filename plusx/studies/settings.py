@@ -1,10 +1,8 @@
 """Arms of the studies: the paper's recipe at the paper's length, or on a part of CIFAR-10 for minutes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from plusx.studies.core import Arm, Arms
-from plusx.studies.data import cifar_part
 
 QUICK_STEPS = 632  # of 128 images: eight whole epochs of the part
 
@@ -30,13 +28,11 @@ def cifar_arms(
     first epochs, and so short a run would end its learning at the first milestone.
     """
 
-    def arms(budget: str, folder: Path, root: str | None) -> list[Arm]:
-        chosen, values, data = paper or nets, published or {}, "cifar10"
-        shared = [f"data.root={root}"] if root else []
+    def arms(budget: str) -> list[Arm]:
+        chosen, values, data, shared = paper or nets, published or {}, "cifar10", []
         if budget == "quick":
-            chosen, values, data = nets, {}, str(cifar_part(folder, root))
-            shared = [f"schedule.steps={steps}", "schedule.name=linear", "schedule.warmup=0.2"]
-            shared += ["data.val_fraction=0", "augment.pad=2"]
+            chosen, values, data = nets, {}, "cifar10-part"
+            shared = [f"schedule.steps={steps}", "schedule.name=linear", "schedule.warmup=0.2", "augment.pad=2"]
         common = {"recipe": "cifar10-paper", "data": data}
         return [
             Arm(name=arm, train={**common, "model": model, "overrides": [*shared, *changes]}, paper=values.get(arm, {}))

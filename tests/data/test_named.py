@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from plusx.config import DataConfig
-from plusx.data import open_dataset
+from plusx.data import named, open_dataset, part
 from plusx.data.named import CIFAR10, CIFAR100, FASHION_MNIST, Published, digits, read
+from plusx.data.part import halved
+from plusx.data.sources import SOURCES
 from plusx.errors import DataError
 from tests.data.making import CONFIG
 from tests.serving import Quiet, serving
@@ -73,6 +75,27 @@ def test_cifar_records_become_planes(tmp_path: Path) -> None:
     write(tmp_path, {"train.bin": cifar(2, 6, 0), "test.bin": cifar(2, 3, 1)})
     found = read(SMALL100, "cifar100", DataConfig(root=str(tmp_path)))
     assert found.splits["train"].targets.tolist() == coarse_and_fine[:, 1].tolist()
+
+
+def test_the_part_of_cifar10_is_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {name: cifar(1, 3, i) for i, name in enumerate(CIFAR10.files)}
+    write(tmp_path, contents)
+    monkeypatch.setattr(named, "CIFAR10", published(CIFAR10, contents))
+    monkeypatch.setattr(part, "TRAIN", 4), monkeypatch.setattr(part, "TEST", 2)
+    config = DataConfig(root=str(tmp_path))
+    whole, found = read(named.CIFAR10, "cifar10", config), SOURCES["cifar10-part"]("cifar10-part", config)
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 4, "test": 2}
+    assert (found.name, found.classes, found.benchmark) == ("cifar10-part", CIFAR10.classes, True)
+    images, large = found.splits["train"].images, whole.splits["train"].images
+    assert images is not None
+    assert large is not None
+    assert (images == halved(large[:4])).all()
+    assert (found.splits["train"].targets == whole.splits["train"].targets[:4]).all()
+
+
+def test_halved_images_are_means_of_four_pixels() -> None:
+    image = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)
+    assert halved(image).tolist() == [[[[2, 4], [10, 12]]]]  # 2.5, 4.5, 10.5, 12.5: halves to even
 
 
 def test_idx_zipped_or_not(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from plusx.config import ScheduleConfig
 from plusx.engine import checkpoint
 from plusx.engine.distributed import World
 from plusx.engine.infer import measure
+from plusx.engine.schedule import SCHEDULES, SoFar
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
 from plusx.errors import ConfigError, DataError, DivergedError, ModelFileError, TrainingError
@@ -376,14 +378,33 @@ def test_a_test_split_cannot_make_the_rate_plateau(tmp_path: Path) -> None:
     trainer, _, _ = run(tmp_path, config)
     rows = [{"split": split, "top1": top1} for top1 in (0.5, 0.6) for split in ("train", "test")]
     trainer.at.rows = [*rows, {"split": "test", "top1": 0.1}, {"split": "train", "top1": 0.7}]
-    for watched, rate in (("test", 0.1), ("val", 0.1)):
+
+    def rate(watched: str) -> float:
         trainer.watched = watched
-        assert trainer._rate(20) == rate
+        trainer._errors = trainer._measured()
+        return trainer._rate(20)
+
+    assert (rate("test"), rate("val")) == (0.1, 0.1)
     trainer.at.rows.append({"split": "val", "top1": 0.9})
     trainer.at.rows.append({"split": "val", "top1": 0.8})
-    assert trainer._rate(20) == pytest.approx(0.01)
-    trainer.watched = "test"
-    assert trainer._rate(20) == 0.1
+    assert (rate("test"), rate("val")) == (0.1, pytest.approx(0.01))
+
+
+def test_every_schedule_sees_the_errors_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, list[float]] = {}
+
+    def following(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
+        seen[step] = list(so_far.errors)
+        return 1.0
+
+    monkeypatch.setitem(SCHEDULES, "cosine", following)
+    trainer, _, _ = run(tmp_path, tiny_config(schedule__name="cosine", engine__checkpoint_steps=4))
+    trainer.on_step = lambda step, module: os.kill(os.getpid(), signal.SIGTERM) if step == 7 else None
+    with pytest.raises(Stopped):
+        trainer.fit()
+    trainer, _, _ = run(tmp_path, tiny_config(schedule__name="cosine", engine__checkpoint_steps=4))
+    errors = [1 - row["top1"] for row in trainer.fit().history if row["split"] == "val"]
+    assert seen == {step: errors[: step // 5] for step in range(15)}
 
 
 @pytest.mark.parametrize("count", [2, 12])

@@ -1,18 +1,24 @@
 """Data for studies."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
+import pytest
+
+from plusx.config import DataConfig
+from plusx.data.arrays import in_memory
+from plusx.data.dataset import Dataset
+from plusx.data.sources import SOURCES
 
 
-def part(folder: Path, n: int = 48) -> Path:
-    """Noise in the place of the part of CIFAR-10."""
+def noise(source: str, config: DataConfig) -> Dataset:
+    """48 images of noise a split, of ten classes."""
     rng = np.random.default_rng(0)
-    path = folder / "cifar10-part.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {"classes": np.array([f"c{k}" for k in range(10)])}
-    for split in ("train", "test"):
-        arrays |= {f"x_{split}": rng.integers(0, 256, (n, 3, 16, 16), np.uint8), f"y_{split}": np.arange(n) % 10}
-    np.savez(path, **arrays)
-    return path
+    splits = {
+        name: in_memory(name, rng.integers(0, 256, (48, 3, 16, 16), np.uint8), np.arange(48) % 10)
+        for name in ("train", "test")
+    }
+    return Dataset(source, "/noise", tuple(f"c{k}" for k in range(10)), "single", splits, mirror=True, benchmark=True)
+
+
+def use_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts noise in the place of the part of CIFAR-10."""
+    monkeypatch.setitem(SOURCES, "cifar10-part", noise)

@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-import plusx.studies as studies
+import plusx.studies.study as studies
 from plusx import cli
 from plusx.config import DataConfig
-from plusx.data import open_dataset
+from plusx.data.facts import facts
+from plusx.data.sources import SOURCES
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.plan import Request, decide
+from plusx.studies import BUDGETS, STUDIES
+from plusx.studies.ahead import _train, train_ahead
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
-from plusx.studies.data import halved
-from tests.studies.making import part
+from tests.studies.making import noise, use_noise
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
@@ -33,7 +35,7 @@ STEPS = 3
 def tiny(watch: Callable[[Path], Any] | None = None) -> Study:
     """Two arms of a small net on digits, three steps each."""
 
-    def arms(budget: str, folder: Path, root: str | None) -> list[Arm]:
+    def arms(budget: str) -> list[Arm]:
         changes = [f"schedule.steps={STEPS}", "model.width=4", "data.normalize=channel", "engine.checkpoint_steps=1"]
         common = {"data": "digits", "recipe": "cifar10-paper", "model": "resnet8"}
         return [
@@ -52,6 +54,11 @@ def tiny(watch: Callable[[Path], Any] | None = None) -> Study:
         figures=(Figure("Errors", "test_error", "step", "%"), Figure("Last errors", "test_error", "", "%")),
         watch=watch,
     )
+
+
+@pytest.fixture(autouse=True)
+def _noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_noise(monkeypatch)
 
 
 @pytest.fixture
@@ -78,7 +85,17 @@ def test_a_study_trains_measures_judges_and_draws(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("errors", "last-errors") for kind in ("png", "svg")
     }
+    assert plain["measures"] == ERRORS
+    assert plain["settings"]["arms"] == {"slow": {"optim.lr": 0.001}, "fast": {"optim.lr": 0.1}}
+    shared = {"data": "digits", "recipe": "cifar10-paper", "model.name": "resnet8", "schedule.steps": STEPS}
+    assert shared.items() <= plain["settings"]["shared"].items()
     page = result.page.read_text()
+    for told in (
+        "<code>optim.lr=0.001</code>",
+        "<code>model.name=resnet8</code>",
+        "<code>test_error</code>: test error, %",
+    ):
+        assert told in page
     html.parser.HTMLParser().feed(page)
     assert "A rate matters." in page
     assert page.count("data:image/svg+xml;base64,") == 2
@@ -103,7 +120,7 @@ def test_a_run_that_diverges_is_a_result_and_decides_nothing(
     train = studies.train
 
     def ahead(jobs: list[studies.Job], parallel: int) -> None:
-        assert [studies._train(job) for job in jobs] == [None] * len(jobs)  # no failure
+        assert [_train(job) for job in jobs] == [None] * len(jobs)  # no failure
 
     def diverging(**settings: Any) -> Any:
         wild = settings["out"] == tmp_path / "runs" / "fast" / "seed-1"
@@ -144,7 +161,7 @@ def test_a_study_whose_runs_all_diverge_has_a_page(
 
 KILLED = """
 import os, sys
-import plusx.studies as studies
+import plusx.studies.study as studies
 from tests.studies.test_study import tiny
 
 made = 0
@@ -174,55 +191,76 @@ def test_a_killed_study_ends_in_the_same_table(tmp_path: Path) -> None:
     assert again.claims == whole.claims
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_and_reaches_a_verdict_for_each_claim(name: str, tmp_path: Path) -> None:
-    part(tmp_path / "data")
     changes = (f"schedule.steps={STEPS}", "engine.batch=16", "data.normalize=channel")
     result = studies.study(name, out=tmp_path, seeds=1, overrides=changes)
     chosen = studies.get_study(name)
     assert chosen.name == name
     assert {row["measure"] for row in result.table} == set(chosen.measures)
     assert all(np.isfinite(row["mean"]) for row in result.table)
-    assert all(claim["holds"] is None and "one seed" in claim["reason"] for claim in result.claims)
+    assert all(claim["holds"] is None and claim["reason"] for claim in result.claims)  # one seed decides nothing
     assert len(list((tmp_path / "figures").glob("*.png"))) == len(chosen.figures)
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
-@pytest.mark.parametrize("budget", studies.BUDGETS)
-def test_every_arm_is_a_run_that_can_be_decided(name: str, budget: str, tmp_path: Path) -> None:
-    part(tmp_path)
-    arms = studies.get_study(name).arms(budget, tmp_path, "/somewhere")
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_arm_is_a_run_that_can_be_decided(name: str, budget: str) -> None:
+    arms = studies.get_study(name).arms(budget)
     assert len({arm.name for arm in arms}) == len(arms) >= 2
+    known = facts(noise("noise", DataConfig()), DataConfig())
     for arm in arms:
-        request = Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])})
-        facts = studies_facts(request)
-        config, _ = decide(request, facts)
-        assert config.recipe == "cifar10-paper"
-        assert studies._macs(arm) > 0
-        assert config.schedule.steps == 64_000 or budget == "quick"
+        decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
 
 
-def studies_facts(request: Request) -> Any:
-    from plusx.data.facts import facts
+def test_the_papers_arms_of_cifar10_train_as_section_4_2_says() -> None:
+    known = facts(noise("noise", DataConfig()), DataConfig())
+    for arm in studies.get_study("degradation").arms("paper"):
+        config, _ = decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
+        assert (config.recipe, config.schedule.steps, arm.train["data"]) == ("cifar10-paper", 64_000, "cifar10")
 
-    data = "digits" if request.data == "cifar10" else request.data
-    return facts(open_dataset(data, DataConfig()), DataConfig())
+
+def digit_jobs(folder: Path, *changes: str) -> list[studies.Job]:
+    """The runs of the study `tiny` with one seed, which other processes find under another study's name."""
+    arms = tiny().arms("quick")
+    return [studies.Job("colour", arm, 0, folder / "runs" / arm.name / "seed-0", changes) for arm in arms]
 
 
+@pytest.mark.usefixtures("_tiny")
 def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
-    part(tmp_path / "one" / "data"), part(tmp_path / "two" / "data")
-    changes = ("schedule.steps=2", "engine.batch=16", "data.normalize=channel", "engine.threads=1")
-    one = studies.study("colour", out=tmp_path / "one", seeds=1, overrides=changes)
-    two = studies.study("colour", out=tmp_path / "two", seeds=1, parallel=2, overrides=changes)
+    one = studies.study("tiny", out=tmp_path / "one", seeds=1, overrides="engine.threads=1")
+    train_ahead(digit_jobs(tmp_path / "two", "engine.threads=1"), 2)
+    stamps = [path.stat().st_mtime_ns for path in tmp_path.glob("two/runs/*/*/result.json")]
+    two = studies.study("tiny", out=tmp_path / "two", seeds=1, overrides="engine.threads=1")
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("two/runs/*/*/result.json")] == stamps
+    assert len(stamps) == 2
     assert one.table == two.table
     assert {"torch", "cores", "processor", "system", "date"} <= two.machine.keys()
     assert (one.machine["threads"], two.machine["threads"]) == ("1", "1")
 
 
 def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
-    part(tmp_path / "data")
     with pytest.raises(PlusxError, match=r"engine\.device: got 'cuda:9'"):  # which only a run finds out
-        studies.study("colour", out=tmp_path, seeds=1, parallel=2, overrides=("engine.device=cuda:9",))
+        train_ahead(digit_jobs(tmp_path, "engine.device=cuda:9")[:1], 2)
+
+
+def test_a_study_goes_on_wherever_its_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("schedule.steps=1", "engine.batch=16", "data.normalize=channel")
+    monkeypatch.chdir(tmp_path)
+    first = studies.study("colour", out="here", seeds=1, overrides=short)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert studies.study("colour", out=tmp_path / "there", seeds=1, overrides=short).table == first.table
+
+
+def test_what_cannot_be_set_is_told_before_data_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(SOURCES, "cifar10-part")
+    with pytest.raises(
+        ConfigError, match=r"--set model\.name: the study colour names its networks; --set augment\.col"
+    ):
+        studies.study("colour", out=tmp_path, overrides=("model.name=resnet56", "augment.colour=0.1"))
+    with pytest.raises(ConfigError, match=r"optim\.rate: no such field"):
+        studies.study("colour", out=tmp_path, overrides=("optim.rate=1",))
 
 
 @pytest.mark.parametrize(
@@ -236,20 +274,17 @@ def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
 def test_what_a_study_compares_cannot_be_set_for_every_run(
     name: str, override: str, field: str, tmp_path: Path
 ) -> None:
-    part(tmp_path / "data")
     with pytest.raises(ConfigError, match=rf"--set {field}: got a value for every run, .* study {name} differ in it"):
         studies.study(name, out=tmp_path, overrides=("engine.batch=16", override))
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_split_that_a_study_measures_cannot_be_set(tmp_path: Path) -> None:
-    part(tmp_path / "data")
     with pytest.raises(ConfigError, match=r"--set data\.val_fraction: a study's errors are those of the test split"):
         studies.study("colour", out=tmp_path, overrides=("engine.batch=16", "data.val_fraction=0.25"))
 
 
 def test_epochs_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
-    part(tmp_path / "data")
     with pytest.raises(ConfigError, match=r"--set schedule\.epochs: this budget is counted in steps"):
         studies.study("mlp", out=tmp_path, overrides=("schedule.epochs=1",))
 
@@ -326,13 +361,35 @@ def test_a_study_tells_how_long_it_will_take(
 
 
 def test_of_runs_side_by_side_the_longest_start_first(tmp_path: Path) -> None:
-    part(tmp_path)
-    arms = studies.get_study("degradation").arms("paper", tmp_path, None)
+    arms = studies.get_study("degradation").arms("paper")
     jobs = [studies.Job("degradation", arm, seed, tmp_path, ()) for seed in range(2) for arm in arms]
     found = [(job.seed, job.arm.name) for job in studies.longest_first(jobs)]
     assert found[:3] == [(0, "plain110"), (0, "resnet110"), (0, "plain56")]
     assert found[len(arms)] == (1, "plain110")
     assert sorted(found) == sorted((job.seed, job.arm.name) for job in jobs)
+
+
+def test_what_a_run_costs_is_its_networks_whatever_else_is_set() -> None:
+    wide, stem, named, unnamed = (
+        Arm(name="arm", train={"data": "digits", "overrides": changes, **model})
+        for changes, model in (
+            (["model.width=32", "model.init=xavier", "model.zero_init_last=true"], {"model": "resnet20"}),
+            (["model.whiten_stem=true"], {"model": "resnet20"}),
+            (["model.name=resnet20"], {}),
+            (["model.width=32"], {}),
+        )
+    )
+    assert studies._macs(wide) > 3 * studies._macs(stem)
+    assert studies._macs(stem) == studies._macs(named) > 0
+    jobs = [studies.Job("s", dataclasses.replace(a, name=n), 0, Path(), ()) for a, n in ((wide, "a"), (unnamed, "b"))]
+    assert studies.costs(jobs[:1]) == {"a": studies._macs(wide)}
+    assert studies.costs(jobs) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("given", ["model.width=5", iter(["model.width=5"])])
+def test_changes_may_stand_alone_or_come_once(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Untrained(monkeypatch, lambda arm, seed: 20.0)
+    assert studies.study("tiny", out=tmp_path, seeds=1, overrides=given).overrides == ("model.width=5",)
 
 
 def test_unknown_studies_and_budgets_are_told() -> None:
@@ -344,14 +401,9 @@ def test_unknown_studies_and_budgets_are_told() -> None:
         studies.study("mlp", seeds=0)
 
 
-def test_only_claims_about_the_start_or_the_course_of_training_can_be_refuted_by_short_runs() -> None:
-    early = {c.text for name in studies.STUDIES for c in studies.get_study(name).claims if c.early}
-    assert early == {c.text for c in studies.get_study("gradients").claims if "training error" not in c.text}
-
-
-def test_halved_images_are_means_of_four_pixels() -> None:
-    image = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)
-    assert halved(image).tolist() == [[[[2, 4], [10, 12]]]]  # 2.5, 4.5, 10.5, 12.5: halves to even
+def test_what_gradients_claims_of_the_start_and_the_course_of_training_can_be_refuted_by_short_runs() -> None:
+    claims = studies.get_study("gradients").claims
+    assert [c.early for c in claims] == ["training error" not in c.text for c in claims]
 
 
 def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
