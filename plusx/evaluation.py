@@ -23,6 +23,7 @@ from plusx.data.loader import viewed
 from plusx.data.transforms import eval_batch
 from plusx.data.views import views_of
 from plusx.engine.infer import averaged, predict_views
+from plusx.engine.isolation import standard
 from plusx.engine.metrics import Metrics
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.modelfile import Classifier, load, unfinished, unwrap
@@ -92,6 +93,7 @@ class Evaluation:
         return {**plain, "models": list(self.models), "notes": list(self.notes)}
 
 
+@standard()
 def evaluate(
     model: str | Path | Classifier,
     data: str | Path | Dataset,

@@ -37,6 +37,7 @@ from plusx.data.folder import find_images
 from plusx.data.transforms import MAX_SIDE, Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
+from plusx.engine.isolation import standard
 from plusx.errors import ImageError, ModelFileError, PlusxError
 from plusx.models import create_model
 
@@ -100,6 +101,7 @@ class Classifier:
             for row, shares in zip(ranks.tolist(), values.tolist(), strict=True)
         ]
 
+    @standard()
     def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5) -> list[Answer]:
         """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`.
 
@@ -215,6 +217,7 @@ def save(
     tensorfile.write(Path(path), tensors, {"plusx": _canonical(document)})
 
 
+@standard()
 def load(path: str | Path, *, device: str | torch.device | None = None, allow_nonfinite: bool = False) -> Classifier:
     """Reads a model file, verifies all of it, and runs no code from it.
 

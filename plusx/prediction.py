@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx.data.folder import find_images
+from plusx.engine.isolation import standard
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
 from plusx.modelfile import Answer, Classifier, load, unfinished
@@ -16,6 +17,7 @@ from plusx.modelfile import Answer, Classifier, load, unfinished
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
 
 
+@standard()
 def predict(
     model: str | Path | Classifier,
     paths: str | Path | Iterable[str | Path],

@@ -23,6 +23,7 @@ from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
 from plusx.engine import Log, Metrics, Trainer, begun, distributed, measure
 from plusx.engine.distributed import ALONE, World
+from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
@@ -31,6 +32,7 @@ from plusx.prepare import held_out_before, prepare
 from plusx.result import Run, finished_run
 
 
+@alone()
 def train(
     data: str | os.PathLike[str],
     *,

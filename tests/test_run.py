@@ -482,6 +482,26 @@ def test_a_run_outlives_the_weights_that_it_started_from(tmp_path: Path, monkeyp
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+def test_what_the_caller_set_for_pytorch_changes_nothing(tmp_path: Path) -> None:
+    picture = photos(tmp_path / "photos", 1, ("a",))
+
+    def all_of_it(name: str) -> tuple[Any, ...]:
+        run = train("digits", out=tmp_path / name, model="resnet8", overrides=OVERRIDES)
+        return run.final, evaluate(run.folder, "digits").loss, package.load(run.folder).predict(picture, 1)
+
+    wanted = all_of_it("plain")
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    try:
+        with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            found = all_of_it("odd")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found, model_file(tmp_path / "odd")) == (wanted, model_file(tmp_path / "plain"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ("model.width=8", "schedule.steps=3")
     monkeypatch.chdir(tmp_path)

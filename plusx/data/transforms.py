@@ -152,7 +152,7 @@ class Preprocess:
         A mean image is subtracted from images of its own size, the mean of each channel from others.
         """
         shape = (self.channels, 1, 1)
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(shape) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(shape) for v in (self.mean, self.std))
         if self.mean_pixels is not None and x.shape[-3:] == self.mean_pixels.shape:
             mean = self.mean_pixels
         return (x - mean).div_(std)
@@ -202,7 +202,7 @@ def as_channels(images: Tensor, channels: int) -> Tensor:
         return images
     if channels == 3:
         return images.expand(*images.shape[:-3], 3, -1, -1)
-    gray = (images * torch.tensor(GRAY).view(3, 1, 1)).sum(-3, keepdim=True)
+    gray = (images * torch.tensor(GRAY, dtype=torch.float32, device=images.device).view(3, 1, 1)).sum(-3, keepdim=True)
     return gray if images.is_floating_point() else gray.round().to(images.dtype)
 
 
