@@ -67,7 +67,8 @@ class Network(nn.Module, ABC):
 
     def enter(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) as the stem gets them, whitened where the network has a whitening."""
-        self.check(x)
+        if isinstance(x, Tensor):  # torch.fx follows the network with something else, of which nothing is known
+            self.check(x)
         return x if self.whitening is None else self.whitening(x)
 
     def check(self, x: Tensor) -> None:
@@ -78,7 +79,7 @@ class Network(nn.Module, ABC):
                 "Set data.channels, or create the network with in_channels, so that they agree.",
             )
         one_value = self.training and len(x) == 1 and max(x.shape[2:]) <= self.total_stride
-        if one_value and any(isinstance(module, BatchNorm) for module in self.modules()):
+        if one_value and any(isinstance(module, BatchNorm) and module.training for module in self.modules()):
             raise DataError(
                 f"one image of {x.shape[3]}x{x.shape[2]} px ends as one value per channel: batch norm needs more",
                 "Train on at least 2 images per batch, or on larger images.",
