@@ -38,7 +38,7 @@ from plusx.data.transforms import MAX_SIDE, Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
 from plusx.engine.isolation import standard
-from plusx.errors import ImageError, ModelFileError, PlusxError
+from plusx.errors import ConfigError, ImageError, ModelFileError, PlusxError
 from plusx.models import create_model
 
 FORMAT = 1
@@ -67,7 +67,7 @@ class Classifier:
     classes: tuple[str, ...]
     preprocess: Preprocess
     task: str
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
     path: Path | None = None
 
     @property
@@ -106,7 +106,11 @@ class Classifier:
         """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`.
 
         What is left out of folders is a warning.
+
+        Raises:
+            PlusxError: `top` below 1.
         """
+        check_top(top)
         return list(self.answers(find_images(paths), top))
 
     def answers(self, files: Sequence[str], top: int = 5, batch: int | None = None) -> Iterator[Answer]:
@@ -160,6 +164,29 @@ class Classifier:
             return image
         except ImageError as error:
             return error
+
+
+def check_top(top: int) -> None:
+    """Refuses a number of labels that no answer can have.
+
+    Raises:
+        PlusxError: no whole number, or one below 1.
+    """
+    if not hasattr(top, "__index__") or top < 1:
+        raise PlusxError(f"top: got {top!r}, expected a whole number, at least 1.")
+
+
+def place(module: nn.Module, device: str | torch.device, called: str = "device") -> nn.Module:
+    """The network moved to a device; `called` is what the user set.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
+        message = f"{called}: got {str(device)!r}: {str(error).splitlines()[0]}"
+        raise ConfigError(message, "Leave it out to take what is there.") from error
 
 
 def save(
@@ -218,22 +245,25 @@ def save(
 
 
 @standard()
-def load(path: str | Path, *, device: str | torch.device | None = None, allow_nonfinite: bool = False) -> Classifier:
+def load(
+    path: str | os.PathLike[str], *, device: str | torch.device | None = None, allow_nonfinite: bool = False
+) -> Classifier:
     """Reads a model file, verifies all of it, and runs no code from it.
 
     Arguments:
-        path: a model file, or the run folder that holds one.
+        path: a model file, or the run, or run folder, that holds one.
         device: where the network will answer; None is the GPU where there is one.
         allow_nonfinite: accept NaN, infinity and other values that no network can compute with, to inspect them.
 
     Raises:
         ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
+        ConfigError: no such device here.
     """
     found = model_path(Path(path))
     tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
     preprocess = _preprocess(document, found)
-    module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    module = place(module, device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
 
 
@@ -317,7 +347,7 @@ def finished(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
-def unfinished(given: str | Path | Classifier) -> bool:
+def unfinished(given: str | os.PathLike[str] | Classifier) -> bool:
     """Whether this is the folder of a run that has more to do."""
     if isinstance(given, Classifier):
         return False

@@ -16,7 +16,7 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.claim import claimed
-from plusx.data import Dataset, eval_loader, open_dataset, train_loader
+from plusx.data import Dataset, eval_loader, open_dataset, source_of, train_loader
 from plusx.data.check import CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress
@@ -51,7 +51,7 @@ def train(
     """Train on a data set and write a run folder; the same call on an unfinished folder continues it to the same bits.
 
     Arguments:
-        data: an image folder, a table, an .npz file or a name.
+        data: an image folder, a table, an .npz file or a name; a path object is never a name.
         out: run folder; None is `runs/<data>`.
         model: a name from `plusx models`; None chooses from the data and says why.
         recipe: a name from `plusx recipes`; None likewise.
@@ -70,7 +70,7 @@ def train(
         Stopped: after a signal, when the state is saved.
     """
     request = Request(
-        data=os.fspath(data).rstrip("/") or "/",  # a shell's completion adds the slash
+        data=source_of(data),
         model=model,
         recipe=recipe,
         weights=None if weights is None else os.fspath(weights),
@@ -139,9 +139,8 @@ def check(
     Raises:
         DataError: no such data.
     """
-    return check_data(
-        os.fspath(data), Request(data=os.fspath(data), overrides=configs.several(overrides)).data_config(), progress
-    )
+    request = Request(data=source_of(data), overrides=configs.several(overrides))
+    return check_data(request.data, request.data_config(), progress)
 
 
 def default_folder(request: Request) -> Path:

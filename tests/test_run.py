@@ -508,8 +508,25 @@ def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run = package.train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides)
     assert isinstance(run, Run)
     assert (run.watched, run.selected, run.n_train, run.n_test) == ("test", "last", 1438, 359)
-    assert evaluate(run.folder, "digits").top1 == run.final["top1"]
+    first, again = evaluate(run.folder, "digits"), evaluate(run, "digits")
+    assert first.top1 == run.final["top1"]
+    assert (first, hash(first)) == (again, hash(again))
+    assert first.mistakes
+    assert "mistakes" not in repr(first)
+    assert len({run, run, package.load(run)}) == 2
+    assert issubclass(package.Stopped, package.PlusxError)
     assert train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides).already_finished
+
+
+def test_a_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path / "digits", {"a": 10, "b": 10})
+    monkeypatch.chdir(tmp_path)
+    assert list(package.check(Path("digits")).classes) == ["a", "b"]
+    run = train(Path("./digits"), model="resnet8", overrides=OVERRIDES)
+    assert package.load(run.folder).classes == ("a", "b")
+    assert evaluate(run, Path("digits"), split="all").n == 20
+    assert train("./digits/", model="resnet8", overrides=OVERRIDES).already_finished
+    assert package.check("digits").n == 1797
 
 
 def confusion(model: Path, root: Path, paths: Sequence[str]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from plusx.data.facts import facts
 from plusx.data.loader import eval_loader, train_loader
 from plusx.data.pixel_mean import mean_image
 from plusx.data.scan import find_bad, screen
-from plusx.data.sources import open_dataset
+from plusx.data.sources import open_dataset, source_of
 from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
 
@@ -28,5 +28,6 @@ __all__ = [
     "open_dataset",
     "sample",
     "screen",
+    "source_of",
     "train_loader",
 ]

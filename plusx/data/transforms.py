@@ -5,6 +5,7 @@ Training-time evaluation, `evaluate`, `predict` and the model file share it, so 
 """
 
 import base64
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.data.decode import MAX_PIXELS, Source, decode
-from plusx.errors import ConfigError
+from plusx.errors import ConfigError, ImageError
 
 BAND = 2**19  # pixels resized at a time
 LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
@@ -98,10 +99,18 @@ class Preprocess:
         """A file's path or bytes -> (C, H, W) as `decode.decode` gives it; an image (C, H, W) as it is.
 
         Raises:
-            ImageError: the file cannot be decoded.
+            ImageError: the file cannot be decoded, or what was given is none of these.
         """
         if isinstance(source, np.ndarray):
-            return torch.from_numpy(source)
+            if source.dtype != np.uint8 or source.ndim != 3 or source.shape[0] not in (1, 3) or not source.size:
+                got = f"got an array of {source.dtype} {source.shape}, expected uint8 (1 or 3, H, W)"
+                raise ImageError(name or "image", got)
+            return torch.from_numpy(np.require(source, requirements=("C", "W")))  # a copy of what PyTorch cannot share
+        if isinstance(source, bytearray | memoryview):
+            source = bytes(source)
+        if not isinstance(source, str | os.PathLike | bytes):
+            got = f"got {type(source).__name__}, expected a path, a file's bytes or an array"
+            raise ImageError(name or "image", got)
         return decode(
             source,
             max_pixels=self.max_pixels,

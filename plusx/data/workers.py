@@ -54,10 +54,13 @@ class Workers:
         waiting: tasks whose results nobody has had yet.
 
     Raises:
-        TrainingError: the system starts no more processes.
+        TrainingError: the system starts no more processes, or this one may start none.
     """
 
     def __init__(self, work: Work, count: int, room: int) -> None:
+        if multiprocessing.current_process().daemon:
+            message = "A daemonic process, as those of multiprocessing.Pool are, can start no decoding processes."
+            raise TrainingError(message, "Set data.workers=0, or use concurrent.futures.ProcessPoolExecutor.")
         # A child of a fork server would have another parent to end with.
         context: Any = multiprocessing.get_context("fork" if LINUX else None)
         self._processes: list[Any] = []

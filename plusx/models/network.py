@@ -1,5 +1,6 @@
 """What every network has: named stage outputs, a head that can be replaced, and the initialisers."""
 
+import operator
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -92,6 +93,7 @@ def set_head(network: Network, num_classes: int) -> None:
     Raises:
         ConfigError: fewer than one class.
     """
+    num_classes = operator.index(num_classes)
     if num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes}, expected at least 1")
     old = network.fc

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -237,6 +238,12 @@ def test_set_head_keeps_the_body() -> None:
     assert str(create_model(**model.arch)) == str(model)
     with pytest.raises(ConfigError, match="num_classes"):
         set_head(model, 0)
+
+
+def test_numbers_may_be_numpys() -> None:
+    model = create_model("resnet8", np.int64(7), width=np.int32(4))  # type: ignore[arg-type]
+    set_head(model, np.uint8(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(model.arch)) == create_model("resnet8", 3, width=4).arch
 
 
 @pytest.mark.parametrize(("name", "options"), SMALL[::5])
