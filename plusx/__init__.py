@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plusx.engine import Stopped as Stopped
     from plusx.errors import PlusxError as PlusxError
     from plusx.evaluation import Evaluation as Evaluation
     from plusx.evaluation import evaluate as evaluate
@@ -30,6 +31,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _NAMES = {
+    "engine": ("Stopped",),
     "errors": ("PlusxError",),
     "evaluation": ("Evaluation", "evaluate"),
     "modelfile": ("Classifier", "load"),

@@ -4,6 +4,9 @@ Anything that is the user's to fix raises a `PlusxError`; the command line print
 Our own mistakes are assertions and keep their traceback.
 """
 
+import copyreg
+from typing import Any
+
 
 class PlusxError(Exception):
     """A mistake that the user can fix.
@@ -22,6 +25,10 @@ class PlusxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes as it is: Python would call the class with `args`, and many a child takes others."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         stop = "" if self.message.endswith((".", "?", "!")) else "."

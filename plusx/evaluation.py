@@ -3,8 +3,9 @@
 import dataclasses
 import heapq
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from plusx import config as configs
 from plusx.config import DataConfig
-from plusx.data import Dataset, Split, manifest, open_dataset, scan
+from plusx.data import Dataset, Split, manifest, open_dataset, scan, source_of
 from plusx.data.dataset import listed, plural
 from plusx.data.loader import viewed
 from plusx.data.transforms import eval_batch
 from plusx.data.views import views_of
 from plusx.engine.infer import averaged, predict_views
+from plusx.engine.isolation import standard
 from plusx.engine.metrics import Metrics
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.modelfile import Classifier, load, unfinished, unwrap
@@ -48,7 +50,7 @@ class Mistake:
     true: str
     predicted: str
     probability: float
-    source: str | NDArray[np.uint8]
+    source: str | NDArray[np.uint8] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,9 @@ class Evaluation:
     models: tuple[str, ...]
     split: str
     task: str
-    per_class: dict[str, dict[str, Any]]
-    confusion: NDArray[np.int64] | None
-    mistakes: tuple[Mistake, ...]
+    per_class: dict[str, dict[str, Any]] = field(repr=False, hash=False)
+    confusion: NDArray[np.int64] | None = field(repr=False, compare=False)
+    mistakes: tuple[Mistake, ...] = field(repr=False)
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,13 +94,14 @@ class Evaluation:
         return {**plain, "models": list(self.models), "notes": list(self.notes)}
 
 
+@standard()
 def evaluate(
-    model: str | Path | Classifier,
-    data: str | Path | Dataset,
+    model: str | os.PathLike[str] | Classifier,
+    data: str | os.PathLike[str] | Dataset,
     *,
     split: str | None = None,
     protocol: str = "1-crop",
-    others: Sequence[str | Path | Classifier] = (),
+    others: Sequence[str | os.PathLike[str] | Classifier] = (),
     ignore_extra: bool = False,
     batch: int | None = None,
     overrides: Sequence[str] = (),
@@ -111,8 +114,8 @@ def evaluate(
     and calibration.
 
     Arguments:
-        model: a run folder, a model file, or what `load` returned.
-        data: a folder, table, `.npz` or name, or an open data set.
+        model: a run or its folder, a model file, or what `load` returned.
+        data: a folder, table, `.npz` or name, or an open data set; a path object is never a name.
         split: train, val, test; all, of data without splits. None is test, else val; of data without either the run's
             own validation examples where it is the run's own data, else all.
         protocol: how an image is viewed (section 3.4): "1-crop", "6-view", "10-crop", "multi-scale", or
@@ -129,12 +132,12 @@ def evaluate(
         ModelFileError, DataError, ConfigError: what was given cannot be used; the message says why.
     """
     views_of(protocol)  # an impossible name is told before the work
-    given = (model, *([others] if isinstance(others, str | Path | Classifier) else others))
+    given = (model, *([others] if isinstance(others, str | os.PathLike | Classifier) else others))
     members = [one if isinstance(one, Classifier) else load(one) for one in given]
     _check_members(members, protocol)
     classifier = members[0]
     config, on_bad_image = _settings(classifier, overrides)
-    dataset = data if isinstance(data, Dataset) else _open(classifier, str(data), config, split, on_bad_image)
+    dataset = data if isinstance(data, Dataset) else _open(classifier, source_of(data), config, split, on_bad_image)
     if classifier.task == "single" and dataset.task == "multi":
         raise DataError("the model answers single-label, the data is multi-label", "Give data of the same kind.")
     mapped, left_out = _known(classifier, dataset, _choose(dataset, split), ignore_extra)

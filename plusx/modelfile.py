@@ -19,6 +19,7 @@ A loader verifies all of it; unknown extra keys are kept, so that files of later
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ from plusx.data.folder import find_images
 from plusx.data.transforms import Preprocess, eval_batch
 from plusx.engine import tensorfile
 from plusx.engine.infer import Images, predict_logits
-from plusx.errors import ImageError, ModelFileError, PlusxError
+from plusx.engine.isolation import standard
+from plusx.errors import ConfigError, ImageError, ModelFileError, PlusxError
 from plusx.models import create_model, resolve
 from plusx.threads import ahead, own_cores
 
@@ -62,7 +64,7 @@ class Classifier:
     classes: tuple[str, ...]
     preprocess: Preprocess
     task: str
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
     path: Path | None = None
 
     @property
@@ -96,11 +98,16 @@ class Classifier:
             for row, shares in zip(ranks.tolist(), values.tolist(), strict=True)
         ]
 
+    @standard()
     def predict(self, paths: str | Path | Iterable[str | Path], top: int = 5) -> list[Answer]:
         """Answers for files, folders and globs, as `plusx predict --json` prints them; a bad file gets an `error`.
 
         What is left out of folders is a warning.
+
+        Raises:
+            PlusxError: `top` below 1.
         """
+        check_top(top)
         return list(self.answers(find_images(paths), top))
 
     def answers(self, files: Sequence[str], top: int = 5, batch: int | None = None) -> Iterator[Answer]:
@@ -140,6 +147,29 @@ class Classifier:
             return image
         except ImageError as error:
             return error
+
+
+def check_top(top: int) -> None:
+    """Refuses a number of labels that no answer can have.
+
+    Raises:
+        PlusxError: no whole number, or one below 1.
+    """
+    if not hasattr(top, "__index__") or top < 1:
+        raise PlusxError(f"top: got {top!r}, expected a whole number, at least 1.")
+
+
+def place(module: nn.Module, device: str | torch.device, called: str = "device") -> nn.Module:
+    """The network moved to a device; `called` is what the user set.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
+        message = f"{called}: got {str(device)!r}: {str(error).splitlines()[0]}"
+        raise ConfigError(message, "Leave it out to take what is there.") from error
 
 
 def save(
@@ -197,22 +227,26 @@ def save(
     tensorfile.write(Path(path), tensors, {"plusx": _canonical(document)})
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None, allow_nonfinite: bool = False) -> Classifier:
+@standard()
+def load(
+    path: str | os.PathLike[str], *, device: str | torch.device | None = None, allow_nonfinite: bool = False
+) -> Classifier:
     """Reads a model file, verifies all of it, and runs no code from it.
 
     Arguments:
-        path: a model file, or the run folder that holds one.
+        path: a model file, or the run, or run folder, that holds one.
         device: where the network will answer; None is the GPU where there is one.
         allow_nonfinite: accept NaN, infinity and other values that no network can compute with, to inspect them.
 
     Raises:
         ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
+        ConfigError: no such device here.
     """
     found = model_path(Path(path))
     tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
     preprocess = _preprocess(document, found)
-    module = module.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    module = place(module, device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
 
 
@@ -296,7 +330,7 @@ def finished(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
-def unfinished(given: str | Path | Classifier) -> bool:
+def unfinished(given: str | os.PathLike[str] | Classifier) -> bool:
     """Whether this is the folder of a run that has more to do."""
     if isinstance(given, Classifier):
         return False

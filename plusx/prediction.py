@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from plusx.data.folder import find_images
+from plusx.engine.isolation import standard
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
-from plusx.modelfile import Answer, Classifier, load, unfinished
+from plusx.modelfile import Answer, Classifier, check_top, load, unfinished
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
 
 
+@standard()
 def predict(
-    model: str | Path | Classifier,
+    model: str | os.PathLike[str] | Classifier,
     paths: str | Path | Iterable[str | Path],
     *,
     top: int = 5,
@@ -27,7 +29,7 @@ def predict(
     """Answers in the order of the files; a file that cannot be read gets an `error`, the others are answered.
 
     Arguments:
-        model: a run folder, a model file, or what `load` returned.
+        model: a run or its folder, a model file, or what `load` returned.
         paths: files, folders (with all below them, natural order, without what is hidden) and globs.
         top: labels an answer.
         progress: called with (answered, all).
@@ -40,8 +42,7 @@ def predict(
         ModelFileError: a model file that cannot be used.
         PlusxError: no file at all, or `top` below 1.
     """
-    if top < 1:
-        raise PlusxError(f"top: got {top}, expected at least 1.")
+    check_top(top)
     classifier = model if isinstance(model, Classifier) else load(model)
     files = find_images(paths, note)
     if not files:

@@ -96,11 +96,7 @@ def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
         weights.load_weights(network, request.weights, dataset.classes)
-    try:
-        network.to(config.engine.device or "cpu")
-    except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
-        message = f"engine.device: got {config.engine.device!r}: {str(error).splitlines()[0]}"
-        raise ConfigError(message, "Leave it out to take what is there.") from error
+    modelfile.place(network, config.engine.device or "cpu", "engine.device")
     batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
     side = config.augment.size or preprocess.size
     shape = (batch, preprocess.channels, side, side)

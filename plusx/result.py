@@ -1,7 +1,7 @@
 """A finished run, as callers get it and as `result.json` holds it."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ class Run:
     n_test: int
     watched: str
     selected: str
-    best: dict[str, Any]
-    final: dict[str, Any]
+    best: dict[str, Any] = field(hash=False)
+    final: dict[str, Any] = field(hash=False)
     seconds: float
     images_per_second: float
     already_finished: bool = False
+
+    def __fspath__(self) -> str:
+        """Its folder, so that whatever takes a run folder takes the run."""
+        return str(self.folder)
 
     @property
     def model_file(self) -> Path:

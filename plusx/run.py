@@ -16,13 +16,14 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.claim import claimed
-from plusx.data import Dataset, eval_loader, open_dataset, train_loader
+from plusx.data import Dataset, eval_loader, open_dataset, source_of, train_loader
 from plusx.data.check import USABLE, CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
 from plusx.engine import Log, Metrics, Trainer, begun, distributed, measure
 from plusx.engine.distributed import ALONE, World
+from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
@@ -31,6 +32,7 @@ from plusx.prepare import held_out_before, prepare
 from plusx.result import Run, finished_run
 
 
+@alone()
 def train(
     data: str | os.PathLike[str],
     *,
@@ -49,7 +51,7 @@ def train(
     """Train on a data set and write a run folder; the same call on an unfinished folder continues it to the same bits.
 
     Arguments:
-        data: an image folder, a table, an .npz file or a name.
+        data: an image folder, a table, an .npz file or a name; a path object is never a name.
         out: run folder; None is `runs/<data>`.
         model: a name from `plusx models`; None chooses from the data and says why.
         recipe: a name from `plusx recipes`; None likewise.
@@ -68,7 +70,7 @@ def train(
         Stopped: after a signal, when the state is saved.
     """
     request = Request(
-        data=os.fspath(data).rstrip("/") or "/",  # a shell's completion adds the slash
+        data=source_of(data),
         model=model,
         recipe=recipe,
         weights=None if weights is None else os.fspath(weights),
@@ -138,7 +140,7 @@ def check(
         DataError: no such data.
         ConfigError: a field that says nothing about how data is read.
     """
-    request = Request(data=os.fspath(data), overrides=configs.several(overrides))
+    request = Request(data=source_of(data), overrides=configs.several(overrides))
     configs.taken(request.overrides, USABLE, "checking", "All else is for training.")
     return check_data(request.data, request.data_config(), progress)
 

@@ -19,7 +19,7 @@ from torch import nn
 from plusx import modelfile
 from plusx.data.transforms import Preprocess
 from plusx.engine import tensorfile
-from plusx.errors import ModelFileError, TrainingError
+from plusx.errors import ConfigError, ModelFileError, TrainingError
 from plusx.models import create_model
 
 CLASSES = ["cat", "dög", "emu"]
@@ -176,6 +176,12 @@ def test_plain_mistakes_get_plain_words(good: Path, tmp_path: Path) -> None:
             modelfile.load(tmp_path / name)
         assert words in str(error.value)
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_told(good: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device: got '{device}': .*Leave it out"):
+        modelfile.load(good, device=device)
 
 
 def test_a_file_from_the_future_says_so(good: Path, tmp_path: Path) -> None:

@@ -136,8 +136,10 @@ def test_progress_and_mistakes_of_the_user(tmp_path: Path, classifier: Classifie
     told: list[tuple[int, int]] = []
     predict(classifier, [picture(tmp_path / "1.png"), tmp_path / "2.png"], progress=lambda *x: told.append(x))
     assert told == [(1, 2), (2, 2)]
-    with pytest.raises(PlusxError, match="top: got 0"):
-        predict(classifier, tmp_path, top=0)
+    for top in (0, -1, None, 1.5):
+        for ask in (predict, Classifier.predict):
+            with pytest.raises(PlusxError, match=f"top: got {top}, expected a whole number, at least 1"):
+                ask(classifier, tmp_path, top=top)  # type: ignore[operator]
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlusxError, match="No image files found"):
         predict(classifier, tmp_path / "empty")

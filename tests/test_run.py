@@ -506,14 +506,51 @@ def test_a_run_outlives_the_weights_that_it_started_from(tmp_path: Path, monkeyp
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+def test_what_the_caller_set_for_pytorch_changes_nothing(tmp_path: Path) -> None:
+    picture = photos(tmp_path / "photos", 1, ("a",))
+
+    def all_of_it(name: str) -> tuple[Any, ...]:
+        run = train("digits", out=tmp_path / name, model="resnet8", overrides=OVERRIDES)
+        return run.final, evaluate(run.folder, "digits").loss, package.load(run.folder).predict(picture, 1)
+
+    wanted = all_of_it("plain")
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    try:
+        with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            found = all_of_it("odd")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found, model_file(tmp_path / "odd")) == (wanted, model_file(tmp_path / "plain"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ("model.width=8", "schedule.steps=3")
     monkeypatch.chdir(tmp_path)
     run = package.train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides)
     assert isinstance(run, Run)
     assert (run.watched, run.selected, run.n_train, run.n_test) == ("test", "last", 1438, 359)
-    assert evaluate(run.folder, "digits").top1 == run.final["top1"]
+    first, again = evaluate(run.folder, "digits"), evaluate(run, "digits")
+    assert first.top1 == run.final["top1"]
+    assert (first, hash(first)) == (again, hash(again))
+    assert first.mistakes
+    assert "mistakes" not in repr(first)
+    assert len({run, run, package.load(run)}) == 2
+    assert issubclass(package.Stopped, package.PlusxError)
     assert train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides).already_finished
+
+
+def test_a_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path / "digits", {"a": 10, "b": 10})
+    monkeypatch.chdir(tmp_path)
+    assert list(package.check(Path("digits")).classes) == ["a", "b"]
+    run = train(Path("./digits"), model="resnet8", overrides=OVERRIDES)
+    assert package.load(run.folder).classes == ("a", "b")
+    assert evaluate(run, Path("digits"), split="all").n == 20
+    assert train("./digits/", model="resnet8", overrides=OVERRIDES).already_finished
+    assert package.check("digits").n == 1797
 
 
 def confusion(model: Path, root: Path, paths: Sequence[str]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from plusx.data.decode import decode
 from plusx.data.facts import facts
 from plusx.data.loader import eval_loader, train_loader
 from plusx.data.pixel_mean import mean_image
-from plusx.data.sources import open_dataset
+from plusx.data.sources import open_dataset, source_of
 from plusx.data.statistics import channel_statistics, sample
 from plusx.data.transforms import Preprocess
 
@@ -25,5 +25,6 @@ __all__ = [
     "mean_image",
     "open_dataset",
     "sample",
+    "source_of",
     "train_loader",
 ]

@@ -27,6 +27,14 @@ SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
 """Readers by name of a data set, or by how a path ends; `/` is a folder."""
 
 
+def source_of(data: str | os.PathLike[str]) -> str:
+    """The text for what a caller gave: a path object is never a set's name, so that `Path("digits")` is `./digits`."""
+    text = os.fspath(data)
+    if not isinstance(data, str) and text in SOURCES:
+        text = os.path.join(os.curdir, text)
+    return text.rstrip("/") or "/"  # a shell's completion adds the slash
+
+
 def open_dataset(
     source: str, config: DataConfig, *, training: bool = True, before: Mapping[str, bool] | None = None
 ) -> Dataset:

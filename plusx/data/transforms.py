@@ -5,6 +5,7 @@ Training-time evaluation, `evaluate`, `predict` and the model file share it, so 
 """
 
 import base64
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from plusx.config import MAX_PIXELS, MAX_SIDE, MOST_PIXELS
 from plusx.data.decode import Source, decode
-from plusx.errors import ConfigError
+from plusx.errors import ConfigError, ImageError
 
 BAND = 2**19  # pixels resized at a time
 LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
@@ -106,10 +107,18 @@ class Preprocess:
         """A file's path or bytes -> (C, H, W) as `decode.decode` gives it; an image (C, H, W) as it is.
 
         Raises:
-            ImageError: the file cannot be decoded.
+            ImageError: the file cannot be decoded, or what was given is none of these.
         """
         if isinstance(source, np.ndarray):
-            return torch.from_numpy(source)
+            if source.dtype != np.uint8 or source.ndim != 3 or source.shape[0] not in (1, 3) or not source.size:
+                got = f"got an array of {source.dtype} {source.shape}, expected uint8 (1 or 3, H, W)"
+                raise ImageError(name or "image", got)
+            return torch.from_numpy(np.require(source, requirements=("C", "W")))  # a copy of what PyTorch cannot share
+        if isinstance(source, bytearray | memoryview):
+            source = bytes(source)
+        if not isinstance(source, str | os.PathLike | bytes):
+            got = f"got {type(source).__name__}, expected a path, a file's bytes or an array"
+            raise ImageError(name or "image", got)
         return decode(
             source,
             max_pixels=self.max_pixels,
@@ -160,7 +169,7 @@ class Preprocess:
         A mean image is subtracted from images of its own size, the mean of each channel from others.
         """
         shape = (self.channels, 1, 1)
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(shape) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(shape) for v in (self.mean, self.std))
         if self.mean_pixels is not None and x.shape[-3:] == self.mean_pixels.shape:
             mean = self.mean_pixels
         return (x - mean).div_(std)
@@ -210,7 +219,7 @@ def as_channels(images: Tensor, channels: int) -> Tensor:
         return images
     if channels == 3:
         return images.expand(*images.shape[:-3], 3, -1, -1)
-    gray = (images * torch.tensor(GRAY).view(3, 1, 1)).sum(-3, keepdim=True)
+    gray = (images * torch.tensor(GRAY, dtype=torch.float32, device=images.device).view(3, 1, 1)).sum(-3, keepdim=True)
     return gray if images.is_floating_point() else gray.round().to(images.dtype)
 
 

@@ -34,13 +34,6 @@ Work = Callable[[Any, Callable[[], None]], Tensor]
 """(task, what to call after each part of it as a sign of life) -> uint8 or float32 tensor."""
 
 
-class Bad(NamedTuple):
-    """What an ImageError needs: exceptions with several arguments do not cross processes."""
-
-    path: str
-    reason: str
-
-
 class Waiting(NamedTuple):
     """A task whose result nobody has had yet."""
 
@@ -61,10 +54,13 @@ class Workers:
         waiting: tasks whose results nobody has had yet.
 
     Raises:
-        TrainingError: the system starts no more processes.
+        TrainingError: the system starts no more processes, or this one may start none.
     """
 
     def __init__(self, work: Work, count: int, room: int) -> None:
+        if multiprocessing.current_process().daemon:
+            message = "A daemonic process, as those of multiprocessing.Pool are, can start no decoding processes."
+            raise TrainingError(message, "Set data.workers=0, or use concurrent.futures.ProcessPoolExecutor.")
         # A child of a fork server would have another parent to end with.
         context: Any = multiprocessing.get_context("fork" if LINUX else None)
         self._processes: list[Any] = []
@@ -125,8 +121,8 @@ class Workers:
                 "See whether its files can still be read; --set data.workers=0 reads them in the training process.",
             )
         found = self._pipes[worker].recv()
-        if isinstance(found, Bad):
-            raise ImageError(found.path, found.reason)
+        if isinstance(found, ImageError):
+            raise found
         self.waiting.popleft()
         if not LINUX:
             return task, torch.from_numpy(found)
@@ -186,7 +182,7 @@ def _serve(
             try:
                 pixels = work(task, alive).numpy()
             except ImageError as error:
-                pipe.send(Bad(error.path, error.reason))
+                pipe.send(error)
                 continue
             if slots:
                 _array(slots[slot], pixels.shape, pixels.dtype.str)[...] = pixels

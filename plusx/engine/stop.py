@@ -31,7 +31,8 @@ class Interrupt(BaseException):
 class StopSignals:
     """While entered, remembers the first of SIGINT, SIGTERM and SIGHUP; a second Ctrl-C stops at once.
 
-    Python hears signals in the main thread only; in another thread this does nothing.
+    Python hears signals in the main thread only; in another thread this does nothing. A signal whose handler is not
+    Python's could not be given back, and is left to it.
 
     Attributes:
         received: the number of the signal, or None.
@@ -45,7 +46,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+            given = {number: signal.getsignal(number) for number in SIGNALS}
+            ignored = given[signal.SIGHUP] is signal.SIG_IGN  # by nohup
+            heard = [n for n in given if given[n] is not None and not (n == signal.SIGHUP and ignored)]
             self._previous = {number: signal.signal(number, self._receive) for number in heard}
         return self
 

@@ -36,15 +36,21 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Shift(nn.Module):
-    """A learned shift of each channel: what a batch norm leaves behind in a net without normalisation."""
+    """A learned shift of each channel: what a batch norm leaves behind in a net without normalisation.
 
-    def __init__(self, channels: int) -> None:
+    Arguments:
+        channels: C.
+        axes: of the input behind C; 0 in fully connected nets.
+    """
+
+    def __init__(self, channels: int, axes: int = 2) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.shape = (-1, *[1] * axes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) -> (N, C, …), in the arithmetic of x."""
-        return x + self.bias.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+        return x + self.bias.to(x.dtype).view(self.shape)
 
 
 def remove_norm(network: nn.Module) -> None:
@@ -52,7 +58,7 @@ def remove_norm(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, BatchNorm):
-                setattr(module, name, Shift(child.num_features))
+                setattr(module, name, Shift(child.num_features, 2 if isinstance(child, nn.BatchNorm2d) else 0))
 
 
 class ZeroPad(nn.Module):

@@ -7,6 +7,7 @@ network of section 4.2; 50 and 152 are both, so `resnet50-cifar` and `resnet152-
 """
 
 import difflib
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -95,11 +96,17 @@ def create_model(
         ConfigError: an unknown name, or options that it does not have; all problems at once.
     """
     plan = resolve(name)
-    given = {"width": width, "shortcut": shortcut, "stride_in": stride_in, "stem": stem, "norm_order": norm_order}
+    given = {
+        "width": whole(width),
+        "shortcut": shortcut,
+        "stride_in": stride_in,
+        "stem": stem,
+        "norm_order": norm_order,
+    }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if size is not None and "size" in plan.options:
-        changes["size"] = size
-    ends = {"num_classes": num_classes, "in_channels": in_channels}
+        changes["size"] = whole(size)
+    ends = {"num_classes": whole(num_classes), "in_channels": whole(in_channels)}
     start = {"norm": norm, "init": init, "zero_init_last": zero_init_last}
     check_options(name, plan, {**ends, **changes, **start})
     options = plan.options | changes
@@ -112,6 +119,11 @@ def create_model(
         start["whiten_input"] = True
     network.arch = {"name": name, **ends, **options, **start}
     return network
+
+
+def whole(number: Any) -> Any:
+    """What NumPy counts with, as Python's int; anything else as it is."""
+    return operator.index(number) if hasattr(number, "__index__") else number
 
 
 def check_options(name: str, plan: NetworkPlan, given: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What every network has: named stage outputs, a head that can be replaced, and the initialisers."""
 
+import operator
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -67,7 +68,8 @@ class Network(nn.Module, ABC):
 
     def enter(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) as the stem gets them, whitened where the network has a whitening."""
-        self.check(x)
+        if isinstance(x, Tensor):  # torch.fx follows the network with something else, of which nothing is known
+            self.check(x)
         return x if self.whitening is None else self.whitening(x)
 
     def check(self, x: Tensor) -> None:
@@ -78,7 +80,7 @@ class Network(nn.Module, ABC):
                 "Set data.channels, or create the network with in_channels, so that they agree.",
             )
         one_value = self.training and len(x) == 1 and max(x.shape[2:]) <= self.total_stride
-        if one_value and any(isinstance(module, BatchNorm) for module in self.modules()):
+        if one_value and any(isinstance(module, BatchNorm) and module.training for module in self.modules()):
             raise DataError(
                 f"one image of {x.shape[3]}x{x.shape[2]} px ends as one value per channel: batch norm needs more",
                 "Train on at least 2 images per batch, or on larger images.",
@@ -91,6 +93,7 @@ def set_head(network: Network, num_classes: int) -> None:
     Raises:
         ConfigError: fewer than one class.
     """
+    num_classes = operator.index(num_classes)
     if num_classes < 1:
         raise ConfigError(f"num_classes: got {num_classes}, expected at least 1")
     old = network.fc

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,10 +39,15 @@ class Whitening(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape, in float32: differences of neighbours need its digits."""
-        exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)  # meta has no autocast
-        with exact:
-            return F.conv2d(F.pad(x.float(), [SIDE // 2] * 4, mode="replicate"), self.weight)
+        """(N, C, H, W) -> the same shape and type, computed in float32: differences of neighbours need its digits."""
+        return _convolved(x, self.weight)
+
+
+@torch.fx.wrap  # one node of a traced graph, since it looks at what it gets
+def _convolved(x: Tensor, weight: Tensor) -> Tensor:
+    exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)  # meta has no autocast
+    with exact:
+        return F.conv2d(F.pad(x.float(), [SIDE // 2] * 4, mode="replicate"), weight.float()).to(x.dtype)
 
 
 def whiten_input(network: Any, images: Tensor) -> None:

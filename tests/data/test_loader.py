@@ -486,3 +486,9 @@ def test_training_and_evaluation_decode_alike(photos: Split) -> None:
         for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
             assert (image - RULES.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
     assert decode(photos.paths[5]).dtype == torch.float32
+
+
+def test_a_daemonic_process_is_told_how_to_train(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match=r"can start no decoding processes\. Set data\.workers=0"):
+        next(make(photos, "photo", 1, crop="none").epoch(0))

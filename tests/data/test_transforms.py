@@ -3,6 +3,8 @@
 import base64
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +115,34 @@ def test_decoding_follows_the_rules() -> None:
         assert torch.allclose(replace(RULES, background=level).load(clear), wanted, atol=1e-5)
     with pytest.raises(ImageError, match="more than the 1,199 allowed"):
         replace(RULES, max_pixels=1199).load(clear)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((300, 400, 3), np.uint8), r"uint8 \(300, 400, 3\), expected uint8 \(1 or 3, H, W\)"),
+        (np.zeros((4, 9, 9), np.uint8), "expected uint8"),
+        (np.zeros((9, 9), np.uint8), "expected uint8"),
+        (np.zeros((3, 0, 9), np.uint8), "expected uint8"),
+        (np.zeros((3, 9, 9)), r"float64 \(3, 9, 9\)"),
+        (None, "got NoneType, expected a path"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_words(source: Any, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        RULES.load(source)
+
+
+def test_arrays_and_bytes_of_every_kind_are_read(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 40 * 50, dtype=np.uint8).reshape(3, 40, 50)
+    wanted = RULES.load(pixels)
+    pixels.flags.writeable = False
+    assert torch.equal(RULES.load(pixels), wanted)
+    assert torch.equal(RULES.load(pixels[:, :, ::-1]), RULES.load(pixels[:, :, ::-1].copy()))
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert all(torch.equal(RULES.load(kind(data)), wanted) for kind in (bytes, bytearray, memoryview))
 
 
 def test_deep_images_keep_their_precision() -> None:

@@ -74,6 +74,14 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_handler_that_is_not_pythons_keeps_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", {signal.SIGTERM: None}.get)
+        with StopSignals():
+            assert signal.signal(signal.SIGTERM, before) is before
+
+
 def test_in_another_thread_it_does_nothing() -> None:
     failed: list[BaseException] = []
 

@@ -3,10 +3,12 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from plusx.errors import ConfigError, DataError
 from plusx.models import Network, create_model, list_models, set_head, whiten_stem
@@ -188,6 +190,10 @@ def test_images_that_do_not_fit_are_refused_in_words() -> None:
     with pytest.raises(DataError, match="one image of 4x4 px"):
         model.train()(images(1, 4))
     assert model.train()(images(1, 5)).shape == (1, 7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert model(images(1, 4)).shape == (1, 7)  # frozen batch norm needs no second value
     with pytest.raises(DataError, match="got images of 24x24 px, expected 32x32"):
         create_model("resmlp-2x16", 7)(images())
 
@@ -234,12 +240,28 @@ def test_set_head_keeps_the_body() -> None:
         set_head(model, 0)
 
 
+def test_numbers_may_be_numpys() -> None:
+    model = create_model("resnet8", np.int64(7), width=np.int32(4))  # type: ignore[arg-type]
+    set_head(model, np.uint8(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(model.arch)) == create_model("resnet8", 3, width=4).arch
+
+
 @pytest.mark.parametrize(("name", "options"), SMALL[::5])
 def test_the_graph_compiles_whole(name: str, options: dict[str, object]) -> None:
     torch.compiler.reset()
     model = create_model(name, 7, **options).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images()), model(images()))
+
+
+@pytest.mark.parametrize(("name", "options"), [*SMALL, ("resnet8", {"width": 8, "whiten_input": True})])
+def test_tools_can_follow_the_network(name: str, options: dict[str, object]) -> None:
+    model = create_model(name, 7, **options).eval()
+    last = model.stages[-1]
+    with torch.no_grad():
+        assert torch.equal(torch.fx.symbolic_trace(model)(images()), model(images()))
+        extracted = create_feature_extractor(model, [last])(images())[last]
+        assert torch.equal(extracted, model.forward_features(images())[last])
 
 
 @small

@@ -78,5 +78,11 @@ def test_it_computes_in_float32_under_autocast() -> None:
     whiten_input(network, images())
     x = images(2)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(network.enter(x.bfloat16()), network.enter(x.bfloat16().float()))
+        assert torch.equal(network.enter(x.bfloat16()), network.enter(x.bfloat16().float()).bfloat16())
         assert network.enter(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_networks_of_another_type_take_images_of_it(dtype: torch.dtype) -> None:
+    network = create_model("resnet8", 10, whiten_input=True).eval()
+    assert network.to(dtype)(images(2).to(dtype)).dtype == dtype
