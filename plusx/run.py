@@ -196,6 +196,16 @@ def make_trainer(
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}
         write_model(folder, plan, dataset, manifest_hash, module, measured)
 
+    def lost() -> str:
+        path = folder / modelfile.FILE_NAME
+        try:
+            modelfile.read(path)
+        except ModelFileError as error:
+            if isinstance(error.__cause__, OSError) and path.exists():  # the disk failed, which does not damage a file
+                raise
+            return error.message
+        return ""
+
     return Trainer(
         network.to(device),
         train=train_batches,
@@ -206,6 +216,7 @@ def make_trainer(
         task=dataset.task,
         folder=folder,
         on_selected=keep,
+        lost=lost,
         log=log,
         on_step=on_step,
         save_start=start is not None,

@@ -195,6 +195,19 @@ def test_a_finished_run_without_its_model_file_is_told(damage: Any, tmp_path: Pa
     assert "another --out" in said.err
 
 
+def test_an_unfinished_run_without_its_model_file_ends_with_one(tmp_path: Path) -> None:
+    """The weights of its best evaluation are gone: the last one is made again, and kept."""
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    command = ("train", data, "--out", tmp_path / "run", *SMALL, "--set", "schedule.steps=3")
+    assert plusx(*command).code == 0
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
+    ran = plusx(*command)
+    assert ran.code == 0, ran.err
+    assert "model.safetensors: not a safetensors file" in ran.err
+    package.load(tmp_path / "run")
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -101,6 +101,7 @@ class Trainer:
         task: "single" or "multi".
         folder: the run folder; `checkpoints/` is made in it.
         on_selected: gets the evaluated network, its metrics and its row whenever these become the model to keep.
+        lost: why what it kept can no longer be read; "" where it can.
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those that the optimizer got; it must change nothing. What it writes to disk before it returns is there
@@ -125,6 +126,7 @@ class Trainer:
         task: str,
         folder: Path,
         on_selected: Callable[[nn.Module, Metrics, Row], None],
+        lost: Callable[[], str] = str,
         log: Log,
         on_step: Callable[[int, nn.Module], None] | None = None,
         save_start: bool = False,
@@ -136,7 +138,7 @@ class Trainer:
         assert config.engine.select is not None, "recipes.choose resolves the selection"
         self.config, self.task, self.watched, self.data = config, task, watched, data
         self.train, self.evaluate, self.log = train, evaluate, log
-        self.on_selected, self.on_step, self.world = on_selected, on_step, world
+        self.on_selected, self.lost, self.on_step, self.world = on_selected, lost, on_step, world
         self.save_start = save_start
         self.folder = folder / CHECKPOINTS
         if config.engine.channels_last:
@@ -438,6 +440,8 @@ class Trainer:
                 self.log.line(note)
             if found and found.document["data"] != self.data:
                 found = self._moved(found)
+            if found and found.document["position"]["best"] and (why := self.lost()):
+                found = self._without_model(found, why)
             self.world.tell("checkpoint", found and found.path.name)
         else:
             name = self.world.told("checkpoint")
@@ -465,11 +469,31 @@ class Trainer:
             tensors["running/totals"] = torch.zeros_like(tensors["running/totals"])
         at.evaluated, at.best = at.step - (at.step == self.total), None
         at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
-        path = checkpoint.save(self.folder, at.step, self._document(at), tensors)
+        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
+        return self._in_place_of_all(at.step, self._document(at), tensors)
+
+    def _without_model(self, found: checkpoint.Checkpoint, why: str) -> checkpoint.Checkpoint:
+        """A checkpoint that does not count on a model file that is lost, in the place of all others.
+
+        The weights of the best evaluation were nowhere else. The next one writes the file; the last is made again.
+        """
+        at = Position(**found.document["position"])
+        at.evaluated -= at.evaluated == self.total
+        at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
+        self.log.line(f"the next evaluation writes the model file anew: {why}")
+        if self.config.engine.select == "best":
+            at.best = None
+            self.log.line("the best evaluation so far counts no more: its weights are lost")
+        document = found.document | {"position": dataclasses.asdict(at)}
+        return self._in_place_of_all(at.step, document, found.tensors)
+
+    def _in_place_of_all(
+        self, step: int, document: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> checkpoint.Checkpoint:
+        path = checkpoint.save(self.folder, step, document, tensors)
         for other in checkpoint.stored(self.folder):
             if other != path:
                 other.unlink()
-        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
         return checkpoint.load(path)
 
     def _load(self, found: checkpoint.Checkpoint) -> None:
