@@ -4,6 +4,8 @@ Anything that is the user's to fix raises a `PlusxError`; the command line print
 Our own mistakes are assertions and keep their traceback.
 """
 
+NEW_RUN = "that takes a new run: another --out, and --weights RUN to start from what this one learnt"
+
 
 class PlusxError(Exception):
     """A mistake that the user can fix.

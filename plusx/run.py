@@ -26,7 +26,7 @@ from plusx.engine.distributed import ALONE, World
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
-from plusx.plan import Plan, Request, read_json
+from plusx.plan import Plan, Request, read_plan
 from plusx.prepare import held_out_before, prepare
 from plusx.result import Run, finished_run
 
@@ -150,7 +150,7 @@ def default_folder(request: Request) -> Path:
     while True:
         folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
         made = folder / "config.json"
-        if not made.exists() or read_json(made).get("request") == request.to_dict():
+        if not made.exists() or not request.differences(read_plan(made).request):
             return folder
         i += 1
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plusx.engine import tensorfile
-from plusx.errors import DivergedError, ModelFileError, TrainingError
+from plusx.errors import NEW_RUN, DivergedError, ModelFileError, TrainingError
 
 FORMAT = 1
 KEPT = 2
@@ -38,7 +38,7 @@ def save(folder: Path, step: int, document: Mapping[str, Any], tensors: Mapping[
     """
     odd = tensorfile.unusable(tensors)
     if odd:
-        raise DivergedError(f"step {step}: no checkpoint is written, {odd}.", "Lower optim.lr; the last one is good.")
+        raise DivergedError(f"step {step}: no checkpoint is written, {odd}.", f"Lower optim.lr: {NEW_RUN}.")
     text = json.dumps({"format": FORMAT, **document}, allow_nan=False).encode()
     everything = {**tensors, DOCUMENT: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
     path = folder / f"step-{step:09d}.safetensors"

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from plusx.config import Config
 from plusx.engine.distributed import ALONE, World
 from plusx.engine.metrics import Metrics
-from plusx.errors import DivergedError
+from plusx.errors import NEW_RUN, DivergedError
 
 SHOWN = 8  # example ids in a message
 
@@ -50,7 +50,7 @@ class NonFiniteError(DivergedError):
     """
 
     def __init__(self, message: str, step: int, ids: list[int]) -> None:
-        hint = "Lower optim.lr, set optim.clip_norm=1, or look at these examples."
+        hint = f"Lower optim.lr or set optim.clip_norm=1 ({NEW_RUN}), or look at these examples."
         super().__init__(message, hint)
         self.step = step
         self.ids = ids

@@ -35,7 +35,7 @@ from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
-from plusx.errors import ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
+from plusx.errors import NEW_RUN, ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
 from plusx.memory import keep_freed_memory
 
 T = TypeVar("T")
@@ -364,7 +364,7 @@ class Trainer:
         if not math.isfinite(metrics.loss):
             self._exact = False
             message = f"step {at.step}: the loss on {self.watched} is not finite."
-            raise DivergedError(message, "Lower optim.lr; the last checkpoint is good.")
+            raise DivergedError(message, f"Lower optim.lr: {NEW_RUN}.")
         row = self._row(self.watched, metrics, metrics.n / seconds)
         rows = [self._train_row(), row]
         better = at.best is None or (row["top1"], -row["loss"]) > (at.best["top1"], -at.best["loss"])
@@ -572,10 +572,8 @@ def _explain(error: BaseException, step: int, config: Config) -> TrainingError |
         return None
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
         message = f"step {step}: out of memory with {config.engine.batch} examples a batch."
-        more = (
-            f"Set engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch."
-        )
-        return TrainingError(message, more)
+        parts = f"engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch"
+        return TrainingError(message, f"Set {parts}: {NEW_RUN}.")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         message = f"step {step}: torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
         return TrainingError(message, "Install what it asks for, or set engine.compile=false.")
