@@ -190,7 +190,7 @@ class Trainer:
                         self._seed(at.step)
                         if at.step == self.total and config.engine.precise_bn:
                             self._reestimate(signals)
-                        metrics = self._together(signals, lambda: self.evaluate(self._evaluated()))
+                        metrics = self._together(signals, self._measured)
                         self._select(metrics.merge(world.total))
                         continue
                     epoch, start = divmod(at.step, per_epoch)
@@ -246,6 +246,12 @@ class Trainer:
     def _evaluated(self) -> nn.Module:
         """The network whose metrics count and which is kept: the averaged one where there is one."""
         return self.average.module if self.average else self.module
+
+    def _measured(self) -> Metrics:
+        """This rank's part of an evaluation, once every rank has made its own: one may take minutes longer."""
+        metrics = self.evaluate(self._evaluated())
+        self.world.meet(f"evaluated/{self.at.step}")
+        return metrics
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step; the first is 0."""
