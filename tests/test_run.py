@@ -1,5 +1,6 @@
 """Runs: one command starts, continues and finishes one; nothing else gets into its folder."""
 
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -373,6 +374,15 @@ def test_a_lock_that_was_just_removed_does_not_count(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(package.PlusxError, match="in use by another process"), claimed(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(package.PlusxError, match="locks no files: Function not implemented"), claimed(tmp_path):
         pass
 
 
