@@ -20,7 +20,7 @@ def claimed(folder: Path) -> Iterator[None]:
     What ends before anything was decided leaves no folder behind.
 
     Raises:
-        PlusxError: the folder cannot be written, or another live process has it.
+        PlusxError: the folder cannot be written or locked, or another live process has it.
     """
     # No signal comes between making the folder and what removes it again.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
@@ -57,8 +57,11 @@ def _locked(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(lock.fileno()), path.stat())  # not one that its owner just removed
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             ours = False
+        except OSError as error:
+            message = f"{folder}: its file system locks no files: {error.strerror}."
+            raise PlusxError(message, "Name a folder on another one with --out.") from error
         if not ours:
             lock.seek(0)
             owner = lock.read().strip() or "another process"

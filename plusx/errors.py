@@ -7,6 +7,8 @@ Our own mistakes are assertions and keep their traceback.
 import copyreg
 from typing import Any
 
+NEW_RUN = "that takes a new run: another --out, and --weights RUN to start from what this one learnt"
+
 
 class PlusxError(Exception):
     """A mistake that the user can fix.

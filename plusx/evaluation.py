@@ -186,10 +186,10 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
     found = _screened(open_dataset(source, config, training=False), config, on_bad_image)
     if split in ("all", "test") or "val" in found.splits or (split is None and "test" in found.splits):
         return found
-    record = _record(classifier)
-    own = record.get("root") == found.root
+    place, held_out = _record(classifier)
+    own = place == (found.root, found.name)
     try:
-        made = _screened(open_dataset(source, config, before=manifest.held_out(record)), config, on_bad_image)
+        made = _screened(open_dataset(source, config, before=held_out), config, on_bad_image)
         if manifest.build(made, scan.scan(made, config))["hash"] == classifier.meta.get("manifest_hash"):
             return made  # wherever it lies now
         if not own:
@@ -207,13 +207,13 @@ def _screened(dataset: Dataset, config: DataConfig, on_bad_image: str) -> Datase
     return scan.screen(dataset, scan.scan(dataset, config), "skip") if on_bad_image == "skip" else dataset
 
 
-def _record(classifier: Classifier) -> dict[str, Any]:
-    """The manifest of the run beside the model file; one of nothing when the file stands alone."""
+def _record(classifier: Classifier) -> tuple[tuple[Any, Any], dict[str, bool]]:
+    """Root and name of the run's data, and what was held out, by the manifest beside the model file; else nothing."""
     try:
         record = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
-        return {"splits": {}, **record}
-    except (OSError, ValueError, TypeError):
-        return {"splits": {}}
+        return (record.get("root"), record.get("name")), manifest.held_out(record)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):  # no file, or not of a manifest's shape
+        return (None, None), {}
 
 
 def _choose(dataset: Dataset, split: str | None) -> Split:

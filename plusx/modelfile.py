@@ -159,17 +159,17 @@ def check_top(top: int) -> None:
         raise PlusxError(f"top: got {top!r}, expected a whole number, at least 1.")
 
 
-def place(module: nn.Module, device: str | torch.device, called: str = "device") -> nn.Module:
-    """The network moved to a device; `called` is what the user set.
+def check_device(device: str | torch.device, called: str = "device") -> None:
+    """Whether a device is there; `called` is what the user set.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: it is not.
     """
     try:
-        return module.to(device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
         message = f"{called}: got {str(device)!r}: {str(error).splitlines()[0]}"
-        raise ConfigError(message, "Leave it out to take what is there.") from error
+        raise ConfigError(message, "Leave it out to take what is there, or name one that is, such as cpu.") from error
 
 
 def save(
@@ -242,12 +242,15 @@ def load(
         ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
         ConfigError: no such device here.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     found = model_path(Path(path))
     tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
     preprocess = _preprocess(document, found)
-    module = place(module, device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return Classifier(module, tuple(document["classes"]), preprocess, document["task"], document, found)
+    return Classifier(
+        module.to(device).eval(), tuple(document["classes"]), preprocess, document["task"], document, found
+    )
 
 
 def read(

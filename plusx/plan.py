@@ -13,6 +13,7 @@ import torch
 from plusx import config as configs
 from plusx.config import Config, DataConfig, Facts
 from plusx.data import Colours, Preprocess
+from plusx.data.sources import SOURCES
 from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.models import resolve
@@ -21,12 +22,17 @@ from plusx.threads import own_cores
 from plusx.weights import Origin
 
 FORMAT = 1
+# Fields that say how a run is computed, not what: they may change while it goes on.
+FREE = (
+    *("data.root", "data.workers", "engine.checkpoint_minutes", "engine.checkpoint_steps", "engine.compile"),
+    *("engine.cuda_graphs", "engine.device", "engine.on_bad_image", "engine.tensorboard", "engine.threads"),
+)
 OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whiten_input")  # of `create_model`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; two equal requests are the same run.
+    """What the user asked for; two requests without `differences` are the same run.
 
     Raises:
         ConfigError: at construction, a value of another type.
@@ -75,6 +81,21 @@ class Request:
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "overrides": list(self.overrides)}
 
+    def differences(self, old: "Request") -> dict[str, str]:
+        """By field, what makes this another run than that of an old request; what is `FREE` does not."""
+        before, now = old._fixed(), self._fixed()
+        differ = [key for key in now if _place(key, before[key]) != _place(key, now[key])]
+        return {key: f"{key} was {before[key]!r}, now {now[key]!r}" for key in differ}
+
+    def _fixed(self) -> dict[str, Any]:
+        return {**self.to_dict(), "overrides": [text for text in self.overrides if _field(text) not in FREE]}
+
+    def continuing(self, old: "Request") -> "Request":
+        """This request with the `FREE` overrides of an old one that it does not give itself."""
+        given = {_field(text) for text in self.overrides}
+        kept = [text for text in old.overrides if _field(text) in FREE and _field(text) not in given]
+        return dataclasses.replace(self, overrides=(*kept, *self.overrides))
+
     def screening(self) -> str:
         """What to do with files that cannot be decoded: "error" or "skip"."""
         value: str = self.changes().get("engine.on_bad_image", "error")
@@ -85,6 +106,15 @@ class Request:
         prefix = "data."
         given = {k.removeprefix(prefix): v for k, v in self.changes().items() if k.startswith(prefix)}
         return DataConfig(**given)
+
+
+def _field(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _place(key: str, value: Any) -> Any:
+    """A value of a request; of a path, which can be written in many ways, where it leads."""
+    return os.path.realpath(value) if key in ("data", "weights") and value and value not in SOURCES else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +185,8 @@ def write_plan(path: Path, plan: Plan) -> None:
     write_json(path, plain)
 
 
-def read_plan(path: Path, request: Request) -> Plan:
-    """The decisions of an unfinished run, for the request that made them.
+def read_plan(path: Path, request: Request | None = None, *, moved: bool = False) -> Plan:
+    """The decisions of a run, which is to be that of `request`; with `moved` its data may lie elsewhere.
 
     Raises:
         ConfigError: the folder holds another run; the message says what differs.
@@ -168,11 +198,12 @@ def read_plan(path: Path, request: Request) -> Plan:
             message = f"{path}: format {plain['format']}, this version reads {FORMAT}."
             raise ModelFileError(message, "Use another --out.")
         recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
-        old, new = recorded.to_dict(), request.to_dict()
-        differ = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
+        differ = request.differences(recorded) if request else {}
+        if moved:
+            differ.pop("data", None)
         if differ:
             raise ConfigError(
-                f"{path.parent} holds a run of another command: {'; '.join(differ)}.",
+                f"{path.parent} holds a run of another command: {'; '.join(differ.values())}.",
                 "Repeat that command to continue it, name another folder with --out, or delete this one.",
             )
         return Plan(

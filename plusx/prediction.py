@@ -61,12 +61,14 @@ def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
     """What writes a file with the suffix of `path`.
 
     Raises:
-        PlusxError: none of .csv, .jsonl and .parquet, or no folder in which it can be made.
+        PlusxError: none of .csv, .jsonl and .parquet, a folder, or no folder in which it can be made.
     """
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
     suffix = Path(path).suffix
     if suffix not in writers:
         raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.")
+    if os.path.isdir(path):
+        raise PlusxError(f"{path}: a folder, expected a file.", "Choose another --out.")
     folder = Path(path).absolute().parent
     if not os.access(folder, os.W_OK | os.X_OK):
         reason = "cannot be written to" if folder.exists() else "does not exist"

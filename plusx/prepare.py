@@ -7,6 +7,7 @@ import dataclasses
 import platform
 import re
 import time
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.initial import start_network
 from plusx.models import count_macs
-from plusx.plan import Plan, Request, decide, read_json, read_plan, write_json, write_plan
+from plusx.plan import FREE, Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
 from plusx.threads import own_cores
 
@@ -53,7 +54,12 @@ def prepare(
             not to be accepted, or that is another than rank 0's.
     """
     path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
-    plan = read_plan(path, request) if path.exists() else None
+    recorded = read_plan(path, request, moved=True) if path.exists() else None
+    plan = recorded and continued(recorded, request)
+    if plan is not None:
+        request = plan.request
+        if not rank:
+            modelfile.check_device(plan.config.engine.device or "cpu", "engine.device")
     with log.counting("reading images") as progress:
         findings = scan.scan(dataset, data_config, progress)
         whole, dataset = dataset, scan.screen(dataset, findings, request.screening())
@@ -69,6 +75,7 @@ def prepare(
         write_plan(path, plan)
     elif (old := read_json(record)).get("hash") != found["hash"]:
         changes = manifest.compare(old, found)
+        read_plan(path, request)  # other data, where the run's own did not lie, are another run's
         if rank:
             raise DataError(f"the data differs from that of rank 0: {changes}.", "Give every rank the same files.")
         if not accept:
@@ -78,6 +85,8 @@ def prepare(
             )
         write_json(record, manifest.accepted(old, found), indent=None)
         log.line(f"the data changed: {changes}")
+    if recorded is not None and plan != recorded and not rank:
+        write_plan(path, plan)
     changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
     dataset = dataset.changed(notes=tuple(changed))
     for note in (*dataset.notes, *plan.notes):
@@ -87,16 +96,35 @@ def prepare(
     return plan, dataset, found["hash"]
 
 
+def continued(plan: Plan, request: Request) -> Plan:
+    """The plan of a run as a request goes on with it; a note says what is other than before.
+
+    Fields that are `FREE` take the value that the request gives.
+    """
+    request = request.continuing(plan.request)
+    given = {key: value for key, value in request.changes().items() if key in FREE and value is not None}
+    config = configs.replace(plan.config, given)
+    versions = plan.versions | modelfile.versions() | surroundings(config.engine.threads)
+    versions["date"] = plan.versions.get("date", "")  # when it began
+    values = [(key, attrgetter(key)(plan.config), value) for key, value in given.items()]
+    values += [(key, plan.versions.get(key), value) for key, value in versions.items()]
+    differ = [f"{key} was {old}, now {new}" for key, old, new in values if old != new]
+    differ += request.differences(plan.request).values()  # where the data lies
+    notes = (*plan.notes, *([f"the run goes on otherwise than before: {'; '.join(differ)}"] if differ else ()))
+    return dataclasses.replace(plan, request=request, config=config, versions=versions, notes=notes)
+
+
 def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
     """Every decision of a new run, those included that need the pixels or the network."""
     known = data_facts(dataset, request.data_config())
     origin = weights.origin(request.weights) if request.weights else None
     config, choices = decide(request, known, origin)
+    modelfile.check_device(config.engine.device or "cpu", "engine.device")
     preprocess, colours, notes = make_preprocess(config, dataset, log, origin and origin.preprocess)
     network = start_network(config, dataset, preprocess)
     if request.weights:  # unusable ones are told before the run is decided
         weights.load_weights(network, request.weights, dataset.classes)
-    modelfile.place(network, config.engine.device or "cpu", "engine.device")
+    network.to(config.engine.device or "cpu")
     batch = min(config.engine.batch or 1, len(dataset.splits["train"])) // config.engine.accumulate or 1
     side = config.augment.size or preprocess.size
     shape = (batch, preprocess.channels, side, side)

@@ -27,7 +27,7 @@ from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
-from plusx.plan import Plan, Request, read_json
+from plusx.plan import Plan, Request, read_plan
 from plusx.prepare import held_out_before, prepare
 from plusx.result import Run, finished_run
 
@@ -153,7 +153,7 @@ def default_folder(request: Request) -> Path:
     while True:
         folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
         made = folder / "config.json"
-        if not made.exists() or read_json(made).get("request") == request.to_dict():
+        if not made.exists() or not request.differences(read_plan(made).request):
             return folder
         i += 1
 
@@ -201,6 +201,16 @@ def make_trainer(
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}
         write_model(folder, plan, dataset, manifest_hash, module, measured)
 
+    def lost() -> str:
+        path = folder / modelfile.FILE_NAME
+        try:
+            modelfile.read(path)
+        except ModelFileError as error:
+            if isinstance(error.__cause__, OSError) and path.exists():  # the disk failed, which does not damage a file
+                raise
+            return error.message
+        return ""
+
     return Trainer(
         network.to(device),
         train=train_batches,
@@ -211,6 +221,7 @@ def make_trainer(
         task=dataset.task,
         folder=folder,
         on_selected=keep,
+        lost=lost,
         log=log,
         on_step=on_step,
         save_start=start is not None,

@@ -102,7 +102,7 @@ VALUES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "no such device": (("--set", "engine.device=gpu"), ("engine.device: got 'gpu', expected cpu, cuda",)),
     "a device that is not there": (
         ("--set", "engine.device=cuda:77"),
-        ("engine.device: got 'cuda:77': ", "Leave it out to take what is there."),
+        ("engine.device: got 'cuda:77': ", "Name one that is there, such as --set engine.device=cpu."),
     ),
     "two channels": (("--set", "data.channels=2"), ("data.channels: got 2, expected 1, 3 or auto.",)),
     "nothing held out": (
@@ -201,6 +201,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(rate: str, tmp_path:
     last = ran.err.splitlines()[-1]
     assert last.startswith("plusx: step ")
     assert "Lower optim.lr" in last
+    assert "that takes a new run: another --out" in last
     assert "Traceback" not in ran.err
     assert not (out / "model.safetensors").exists()
     for path in (out / "checkpoints").glob("*"):

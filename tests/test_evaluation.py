@@ -182,10 +182,29 @@ def test_other_data_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
 
 def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
-    (run / "manifest.json").write_text(json.dumps({"root": str(data)}))
+    (run / "manifest.json").write_text(json.dumps({"root": str(data), "name": "data", "splits": {}}))
     result = evaluate(run, data)
     assert (result.split, result.n) == ("val", 18)
     assert "not the examples that the run recorded" in result.notes[-1]
+
+
+def test_another_table_beside_that_of_the_run_is_other_data(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(data.rglob("*.png"))]
+    for name, chosen in (("train", rows[::2]), ("week1", rows[1::2])):
+        (data / f"{name}.csv").write_text("\n".join(["path,label", *chosen]))
+    own = {"root": str(data), "name": "train", "splits": {}}
+    (run / "manifest.json").write_text(json.dumps(own))
+    assert evaluate(run, data / "train.csv").split == "val"
+    other = evaluate(run, data / "week1.csv")
+    assert (other.split, other.n) == ("all", 36)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"val": {"examples": [{"path": "a.png"}]}}}'])
+def test_what_is_no_manifest_is_none(text: str, tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    (run / "manifest.json").write_text(text)
+    assert evaluate(run, data).n == 72
 
 
 def test_a_split_of_other_data_is_its_own_whatever_its_files_are_called(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from plusx.engine.infer import predict_logits
 from plusx.errors import PlusxError
 from plusx.modelfile import Classifier, Images
 from plusx.models import create_model
-from plusx.prediction import predict, write
+from plusx.prediction import predict, write, writer
 
 RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
 CLASSES = ("=1+1", "-dog", "@emu", 'a,b\n"c"', "zebra")
@@ -191,5 +191,7 @@ def test_a_table_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(PlusxError, match="its folder does not exist"):
         write(ANSWERS, tmp_path / "none" / "a.csv")
     (tmp_path / "b.csv").mkdir()
-    with pytest.raises(PlusxError, match="cannot be written: Is a directory"):
-        write(ANSWERS, tmp_path / "b.csv")
+    with pytest.raises(PlusxError, match="a folder, expected a file"):
+        writer(tmp_path / "b.csv")
+    with pytest.raises(PlusxError, match="cannot be written: File name too long"):
+        write(ANSWERS, tmp_path / f"{'a' * 300}.csv")

@@ -1,5 +1,6 @@
 """Runs: one command starts, continues and finishes one; nothing else gets into its folder."""
 
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,19 @@ def test_a_finished_run_without_its_model_file_is_told(damage: Any, tmp_path: Pa
     assert "another --out" in said.err
 
 
+def test_an_unfinished_run_without_its_model_file_ends_with_one(tmp_path: Path) -> None:
+    """The weights of its best evaluation are gone: the last one is made again, and kept."""
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    command = ("train", data, "--out", tmp_path / "run", *SMALL, "--set", "schedule.steps=3")
+    assert plusx(*command).code == 0
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
+    ran = plusx(*command)
+    assert ran.code == 0, ran.err
+    assert "model.safetensors: not a safetensors file" in ran.err
+    package.load(tmp_path / "run")
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -210,6 +225,83 @@ def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) ->
     assert ran.err.startswith(f"plusx: {out} holds a run of another command: seed was None, now 3; overrides was [")
     assert ran.err.endswith("Repeat that command to continue it, name another folder with --out, or delete this one.\n")
     assert contents(out) == before
+
+
+def unfinished(folder: Path) -> dict[str, Any]:
+    """Makes a finished run one whose last evaluation is to be made, and returns its record."""
+    (folder / "result.json").unlink()
+    record: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return record
+
+
+def test_how_a_run_is_computed_may_change_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("train", "digits", *STEPS, "--set", "data.workers=1")
+    assert plusx(*command).code == 0
+    before = unfinished(tmp_path / "runs" / "digits")
+    asked = ("data.workers=0", "engine.checkpoint_steps=2", "engine.on_bad_image=skip")
+    changed = (*command[:-2], *(word for one in asked for word in ("--set", one)))
+    ran = plusx(*changed)
+    assert ran.code == 0, ran.err
+    note = "data.workers was 1, now 0; engine.checkpoint_steps was None, now 2; engine.on_bad_image was error, now skip"
+    assert f"note: the run goes on otherwise than before: {note}\n" in ran.err
+    record = json.loads((tmp_path / "runs" / "digits" / "config.json").read_text())
+    assert record["config"]["data"]["workers"] == 0
+    assert record["config"]["optim"] == before["config"]["optim"]
+    assert note in (tmp_path / "runs" / "digits" / "report.html").read_text()
+    assert "finished before" in plusx(*command).out  # that decides nothing about the end
+    unfinished(tmp_path / "runs" / "digits")
+    again = plusx("train", "digits", *STEPS)  # what is left out stays
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "runs" / "digits" / "config.json").read_text())["config"] == record["config"]
+
+
+def test_other_versions_are_told_when_a_run_goes_on(tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path, *STEPS)
+    assert plusx(*command).code == 0
+    record = unfinished(tmp_path)
+    record["versions"] |= {"torch": "1.0", "cpu": "Z80", "date": "1999-01-01"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    told = plusx(*command).err
+    assert "note: the run goes on otherwise than before: torch was 1.0, now " in told
+    assert "; cpu was Z80, now " in told
+    versions = json.loads((tmp_path / "config.json").read_text())["versions"]
+    assert (versions["torch"], versions["date"]) == (metadata.version("torch"), "1999-01-01")
+
+
+def test_a_device_that_is_gone_is_told_before_a_run_goes_on(tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path, *STEPS)
+    assert plusx(*command).code == 0
+    record = unfinished(tmp_path)
+    record["config"]["engine"]["device"] = "cuda"
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    ran = plusx(*command)
+    assert ran.code == 1
+    assert "plusx: engine.device: got 'cuda': " in ran.err
+    assert ran.err.endswith("Name one that is there, such as --set engine.device=cpu.\n")
+    ran = plusx(*command, "--set", "engine.device=cpu")
+    assert ran.code == 0, ran.err
+    assert "engine.device was cuda, now cpu" in ran.err
+
+
+def test_a_run_goes_on_where_its_data_lie_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    assert plusx("train", "data", "--out", "run", *STEPS).code == 0
+    assert "finished before" in plusx("train", data, "--out", "run", *STEPS).out
+    unfinished(tmp_path / "run")
+    other = class_folders(tmp_path / "other", {"a": 6, "b": 7})
+    before = contents(tmp_path / "run")
+    ran = plusx("train", other, "--out", "run", *STEPS, "--accept-data-change")
+    assert ran.code == 1
+    assert f"run holds a run of another command: data was 'data', now '{other}'" in ran.err
+    assert {**contents(tmp_path / "run"), "log.txt": ""} == {**before, "log.txt": ""}
+    data.rename(tmp_path / "moved")
+    ran = plusx("train", "moved", "--out", "run", *STEPS)
+    assert ran.code == 0, ran.err
+    assert "note: the run goes on otherwise than before: data was 'data', now 'moved'\n" in ran.err
+    assert "finished before" in plusx("train", "moved", "--out", "run", *STEPS).out
+    assert "data was 'moved', now 'data'" in plusx("train", "data", "--out", "run", *STEPS).err
 
 
 @pytest.mark.parametrize("rows", [slice(None, None, -1), slice(0, 11)])
@@ -285,6 +377,15 @@ def test_a_lock_that_was_just_removed_does_not_count(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(package.PlusxError, match="in use by another process"), claimed(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(package.PlusxError, match="locks no files: Function not implemented"), claimed(tmp_path):
         pass
 
 

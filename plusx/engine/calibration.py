@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 COLDEST, HOTTEST = 0.05, 20.0
+ROWS = 4096  # logits that are in memory in float64 at a time
 ROUNDS = 40  # of golden-section search; each shrinks the interval by 0.618, at last to 3e-8
 
 
@@ -21,12 +23,16 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     Returns:
         what to divide logits by, between 0.05 and 20.
     """
-    x, smoothing = logits.double(), 1 / (len(targets) + 2)
-    wanted = float(((1 - smoothing) * x.gather(1, targets[:, None]).squeeze(1) + smoothing * x.mean(1)).mean())
+    n, smoothing, parts = len(targets), 1 / (len(targets) + 2), torch.split(logits, ROWS)
+    wanted = 0.0
+    for part, true in zip(parts, torch.split(targets, ROWS), strict=True):
+        x = part.double()
+        of_true = x.gather(1, true[:, None]).squeeze(1)
+        wanted += float(((1 - smoothing) * of_true + smoothing * x.mean(1)).sum()) / n
 
     def loss(log_t: float) -> float:  # cross-entropy, of which only the first term needs every logit
         scale = math.exp(-log_t)
-        return float((x * scale).logsumexp(1).mean()) - scale * wanted
+        return sum(float((part.double() * scale).logsumexp(1).sum()) for part in parts) / n - scale * wanted
 
     low, high = math.log(COLDEST), math.log(HOTTEST)
     golden = (5**0.5 - 1) / 2

@@ -133,6 +133,21 @@ class World:
         if self.leads:
             self.tell(topic)
 
+    def meet(self, topic: str) -> None:
+        """Returns once every rank is here, however long one takes; a collective would give it up after `TIMEOUT`.
+
+        Raises:
+            RankError: a rank failed or shows no life.
+        """
+        if self.size == 1:
+            return
+        self._store.set(f"{topic}/{self.rank}", "null")
+        if self.leads:
+            for rank in range(1, self.size):
+                self._said(f"{topic}/{rank}", rank)
+            self.tell(topic)
+        self.told(topic)
+
     def compare(self, values: Mapping[str, str]) -> None:
         """All ranks must come with the same values; rank 0 looks, so that the work grows with their number alone.
 
@@ -290,6 +305,7 @@ def shared(module: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return module
     device = next(module.parameters()).device
+    world.meet("network")  # one may have read its images for much longer than another
     # Statistics of batch norm are made equal by the trainer, once a step and as a mean of all ranks.
     net = DistributedDataParallel(module, [device.index] if device.type == "cuda" else None)
     net.broadcast_buffers = False

@@ -35,7 +35,7 @@ from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
-from plusx.errors import ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
+from plusx.errors import NEW_RUN, ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
 from plusx.memory import keep_freed_memory
 
 T = TypeVar("T")
@@ -101,6 +101,7 @@ class Trainer:
         task: "single" or "multi".
         folder: the run folder; `checkpoints/` is made in it.
         on_selected: gets the evaluated network, its metrics and its row whenever these become the model to keep.
+        lost: why what it kept can no longer be read; "" where it can.
         log: where the run tells how it goes.
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those that the optimizer got; it must change nothing. What it writes to disk before it returns is there
@@ -125,6 +126,7 @@ class Trainer:
         task: str,
         folder: Path,
         on_selected: Callable[[nn.Module, Metrics, Row], None],
+        lost: Callable[[], str] = str,
         log: Log,
         on_step: Callable[[int, nn.Module], None] | None = None,
         save_start: bool = False,
@@ -136,7 +138,7 @@ class Trainer:
         assert config.engine.select is not None, "recipes.choose resolves the selection"
         self.config, self.task, self.watched, self.data = config, task, watched, data
         self.train, self.evaluate, self.log = train, evaluate, log
-        self.on_selected, self.on_step, self.world = on_selected, on_step, world
+        self.on_selected, self.lost, self.on_step, self.world = on_selected, lost, on_step, world
         self.save_start = save_start
         self.folder = folder / CHECKPOINTS
         if config.engine.channels_last:
@@ -189,7 +191,7 @@ class Trainer:
                         self._seed(at.step)
                         if at.step == self.total and config.engine.precise_bn:
                             self._reestimate(signals)
-                        metrics = self._together(signals, lambda: self.evaluate(self._evaluated()))
+                        metrics = self._together(signals, self._measured)
                         self._select(metrics.merge(world.total))
                         continue
                     epoch, start = divmod(at.step, per_epoch)
@@ -246,12 +248,18 @@ class Trainer:
         """The network whose metrics count and which is kept: the averaged one where there is one."""
         return self.average.module if self.average else self.module
 
+    def _measured(self) -> Metrics:
+        """This rank's part of an evaluation, once every rank has made its own: one may take minutes longer."""
+        metrics = self.evaluate(self._evaluated())
+        self.world.meet(f"evaluated/{self.at.step}")
+        return metrics
+
     def _rate(self, step: int) -> float:
         """The learning rate of a step; the first is 0."""
         so_far = SoFar(not self._warming(), self._errors)
         return self.config.optim.lr * learning_factor(self.config.schedule, step, self.total, so_far)
 
-    def _measured(self) -> list[float]:
+    def _watched_errors(self) -> list[float]:
         """The error at each evaluation; a test split may steer nothing: then that of training in its place."""
         split = "val" if self.watched == "val" else "train"
         return [1 - row["top1"] for row in self.at.rows if row["split"] == split]
@@ -372,7 +380,7 @@ class Trainer:
         if self.world.leads and (better or self.config.engine.select == "last"):
             self.on_selected(self._evaluated(), metrics, row)
         at.evaluated, at.rows, at.best = at.step, at.rows + rows, row if better else at.best
-        self._errors = self._measured()
+        self._errors = self._watched_errors()
         self._save()
 
     def _train_row(self) -> Row:
@@ -440,6 +448,8 @@ class Trainer:
                 self.log.line(note)
             if found and found.document["data"] != self.data:
                 found = self._moved(found)
+            if found and found.document["position"]["best"] and (why := self.lost()):
+                found = self._without_model(found, why)
             self.world.tell("checkpoint", found and found.path.name)
         else:
             name = self.world.told("checkpoint")
@@ -467,11 +477,31 @@ class Trainer:
             tensors["running/totals"] = torch.zeros_like(tensors["running/totals"])
         at.evaluated, at.best = at.step - (at.step == self.total), None
         at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
-        path = checkpoint.save(self.folder, at.step, self._document(at), tensors)
+        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
+        return self._in_place_of_all(at.step, self._document(at), tensors)
+
+    def _without_model(self, found: checkpoint.Checkpoint, why: str) -> checkpoint.Checkpoint:
+        """A checkpoint that does not count on a model file that is lost, in the place of all others.
+
+        The weights of the best evaluation were nowhere else. The next one writes the file; the last is made again.
+        """
+        at = Position(**found.document["position"])
+        at.evaluated -= at.evaluated == self.total
+        at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
+        self.log.line(f"the next evaluation writes the model file anew: {why}")
+        if self.config.engine.select == "best":
+            at.best = None
+            self.log.line("the best evaluation so far counts no more: its weights are lost")
+        document = found.document | {"position": dataclasses.asdict(at)}
+        return self._in_place_of_all(at.step, document, found.tensors)
+
+    def _in_place_of_all(
+        self, step: int, document: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> checkpoint.Checkpoint:
+        path = checkpoint.save(self.folder, step, document, tensors)
         for other in checkpoint.stored(self.folder):
             if other != path:
                 other.unlink()
-        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
         return checkpoint.load(path)
 
     def _load(self, found: checkpoint.Checkpoint) -> None:
@@ -486,7 +516,7 @@ class Trainer:
         counted = found.tensors["running/totals"]
         self.running.totals[: len(counted)].copy_(counted)  # five in checkpoints of earlier versions
         self.at = Position(**found.document["position"])
-        self._errors = self._measured()
+        self._errors = self._watched_errors()
         self._saved = (self.at.step, self.at.evaluated)
 
     def _leave(self, error: BaseException, signal: int | None) -> None:
@@ -551,10 +581,8 @@ def _explain(error: BaseException, step: int, config: Config) -> TrainingError |
         return None
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
         message = f"step {step}: out of memory with {config.engine.batch} examples a batch."
-        more = (
-            f"Set engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch."
-        )
-        return TrainingError(message, more)
+        parts = f"engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch"
+        return TrainingError(message, f"Set {parts}: {NEW_RUN}.")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         message = f"step {step}: torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
         return TrainingError(message, "Install what it asks for, or set engine.compile=false.")

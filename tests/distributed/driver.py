@@ -1,7 +1,8 @@
 """One rank of a tiny run, told by the environment what to suffer and where to write what it saw.
 
 FAULT is `kind:rank:step`; it happens once, in the first attempt. For `save` the step counts files that are made safe,
-and `version` is there from the start. OBSERVED is a folder.
+and `version` is there from the start. `slow` takes STEP seconds, longer than a collective may, for what is read into
+memory and for each evaluation. OBSERVED is a folder.
 """
 
 import itertools
@@ -9,15 +10,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plusx import modelfile
-from plusx.data.loader import Batch, TrainLoader
-from plusx.engine import tensorfile, trainer
+from plusx.data import loader
+from plusx.data.loader import Batch, EvalLoader, TrainLoader
+from plusx.engine import distributed, tensorfile, trainer
 from plusx.errors import ImageError, PlusxError
 from plusx.run import train
 
@@ -33,6 +37,7 @@ def due(step: int) -> bool:
 
 
 step_of_the_run, epoch_of_the_loader, sync = trainer.train_step, TrainLoader.epoch, tensorfile._sync
+stored, evaluated = loader._stored, EvalLoader.__iter__
 synced = itertools.count(1)
 
 
@@ -71,8 +76,22 @@ def torn(path: Path) -> None:
     sync(path)
 
 
+def slowly(work: Any) -> Any:
+    """What a rank with slow storage does later than others."""
+
+    def late(*given: Any) -> Any:
+        if int(WHERE) == RANK:
+            time.sleep(int(STEP))
+        return work(*given)
+
+    return late
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if KIND == "slow":
+        distributed.TIMEOUT = timedelta(seconds=4)
+        loader._stored, EvalLoader.__iter__ = slowly(stored), slowly(evaluated)  # type: ignore[method-assign]
     trainer.train_step, TrainLoader.epoch, tensorfile._sync = train_step, epoch, torn  # type: ignore[assignment]
     if KIND == "version" and int(WHERE) == RANK:
         told = modelfile.versions()

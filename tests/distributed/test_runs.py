@@ -160,6 +160,13 @@ def test_of_four_ranks_only_the_dead_one_is_called_lost(data: Path, tmp_path: Pa
     assert outcome.told == ["plusx: rank 1 lost at step 5. The same command continues the run."]
 
 
+def test_a_slow_rank_is_waited_for(data: Path, tmp_path: Path) -> None:
+    """Longer than a collective waits: it reads its images, and evaluates them."""
+    outcome = start(tmp_path, data, 2, "schedule.epochs=1", fault="slow:1:7")
+    assert outcome.done.returncode == 0, outcome.done.stderr
+    assert [row["split"] for row in outcome.rows] == ["train", "val"]
+
+
 def test_ranks_do_not_wait_for_gradients_of_a_frozen_body(data: Path, tmp_path: Path) -> None:
     outcome = start(tmp_path, data, 2, "optim.freeze=body", "schedule.epochs=1")
     assert outcome.done.returncode == 0, outcome.done.stderr

@@ -131,6 +131,20 @@ def test_nobody_waits_for_the_words_of_a_rank_that_shows_no_life(
     assert 0 < clock.now - clock.end - patience < distributed.ROLL_CALL_SECONDS + 1
 
 
+def test_ranks_meet_when_the_last_one_comes() -> None:
+    store, came = dist.HashStore(), []
+    worlds = [World(rank, 3, store) for rank in range(3)]
+    threads = [threading.Thread(target=lambda w=world: (w.meet("here"), came.append(w.rank))) for world in worlds[1:]]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert came == []
+    worlds[0].meet("here")
+    for thread in threads:
+        thread.join()
+    assert sorted(came) == [1, 2]
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not true() and time.monotonic() < end:

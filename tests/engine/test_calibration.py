@@ -1,9 +1,10 @@
 """The temperature: right where it is known, moderate where there are no mistakes, without effect on answers."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from plusx.engine import fit_temperature
+from plusx.engine import calibration, fit_temperature
 
 
 def drawn(n: int = 20_000, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,6 +18,16 @@ def test_finds_the_scale_that_logits_were_given() -> None:
     logits, targets = drawn()
     for scale in (0.25, 1.0, 3.0):
         assert abs(fit_temperature(scale * logits, targets) / scale - 1) < 0.05
+
+
+@pytest.mark.parametrize("rows", [1000, 1999])
+def test_parts_have_the_temperature_of_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = drawn(2_000)
+    whole, sizes, double = fit_temperature(logits, targets), [], torch.Tensor.double
+    monkeypatch.setattr(calibration, "ROWS", rows)
+    monkeypatch.setattr(torch.Tensor, "double", lambda part: (sizes.append(len(part)), double(part))[1])
+    assert fit_temperature(logits, targets) == whole
+    assert max(sizes) == rows
 
 
 def test_no_temperature_nearby_has_a_lower_loss() -> None:

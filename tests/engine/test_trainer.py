@@ -381,7 +381,7 @@ def test_a_test_split_cannot_make_the_rate_plateau(tmp_path: Path) -> None:
 
     def rate(watched: str) -> float:
         trainer.watched = watched
-        trainer._errors = trainer._measured()
+        trainer._errors = trainer._watched_errors()
         return trainer._rate(20)
 
     assert (rate("test"), rate("val")) == (0.1, 0.1)

@@ -220,6 +220,31 @@ def test_data_that_change_after_the_last_evaluation_are_evaluated_in_its_place(t
     assert [(row["step"], row["split"]) for row in trainer.at.rows] == [(5, "train"), (5, "val")]
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_lost_model_file_is_written_anew(tmp_path: Path, epochs: int, select: str) -> None:
+    """Stopped after the first evaluation, be it the last one too."""
+    config = tiny_config(schedule__epochs=epochs, engine__select=select)
+    first = run(tmp_path, config)[0]
+    keep = first.on_selected
+    first.on_selected = lambda *kept: (keep(*kept), terminate())
+    with pytest.raises(Stopped):
+        first.fit()
+    best = first.at.best
+    assert best is not None
+    first.at.best = best | {"top1": 2.0}  # nothing will be better
+    first._save()
+    trainer, _, selected = run(tmp_path, config)
+    trainer.lost = lambda: "it is gone."
+    trainer.fit()
+    assert selected[-1][0] == trainer.total
+    assert trainer.at.best is not None
+    assert (trainer.at.best["top1"] == 2.0) == (select == "last")
+    val = [row["step"] for row in trainer.at.rows if row["split"] == "val"]
+    assert val == [5, 10, 15][:epochs]
+    assert "the next evaluation writes the model file anew: it is gone." in (tmp_path / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("n", [72, 16])
 def test_a_length_in_steps_stays_when_the_data_change(tmp_path: Path, n: int) -> None:
     config, folder = (
