@@ -55,14 +55,14 @@ def endless_batches(side: str, case: Case, source: Path) -> Iterator[int]:
         return (len(images) for _ in count() for images, _ in loader)
 
     from plusx.config import AugmentConfig
-    from plusx.data import Preprocess, Split, train_loader
+    from plusx.data import Preprocess, Split, TrainLoader
     from plusx.data.names import Names
 
     paths = Names(sorted(str(path) for path in source.glob("train/*/*.jpg")))
     split = Split(name="train", targets=np.zeros(len(paths), np.int64), paths=paths, names=paths)
     rules = Preprocess(size=SIZE, resize=256, fit="crop", channels=3, mean=plain.MEAN, std=plain.STD)
     augment = AugmentConfig(crop="resized", flip="random")
-    ours = train_loader(split, rules, augment, n_classes=10, mode="photo", batch=case.batch, seed=0, workers=0)
+    ours = TrainLoader(split, rules, augment, n_classes=10, mode="photo", batch=case.batch, seed=0, workers=0)
     return (len(batch.images) for epoch in count() for batch in ours.epoch(epoch))
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from plusx.data.dataset import listed
 from plusx.errors import ConfigError, PlusxError
+from plusx.text import listed
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from torch import Tensor
 from plusx import config as configs
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, manifest, open_dataset, scan, source_of
-from plusx.data.dataset import listed, plural
 from plusx.data.loader import viewed
 from plusx.data.transforms import eval_batch
 from plusx.data.views import views_of
@@ -29,6 +28,7 @@ from plusx.engine.metrics import Metrics
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.modelfile import Classifier, load, unfinished, unwrap
 from plusx.models.mlp import ResMLP
+from plusx.text import listed, plural
 
 WORST = 24  # mistakes kept
 USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.workers", "engine.on_bad_image")

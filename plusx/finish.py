@@ -11,7 +11,7 @@ from torch import nn
 
 from plusx import config as configs
 from plusx import modelfile
-from plusx.data import Dataset, eval_loader
+from plusx.data import Dataset, EvalLoader
 from plusx.engine import FitResult, Log, fit_temperature, predict_logits
 from plusx.evaluation import Evaluation, evaluate
 from plusx.initial import make_network
@@ -57,7 +57,7 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
         log.line(f"probabilities are not calibrated: {n} images of val are fewer than {LEAST_CALIBRATION}")
         return
     classifier = modelfile.load(folder, device=plan.config.engine.device)
-    batches = eval_loader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
+    batches = EvalLoader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
     answers = [
         (logits, targets) for logits, targets, _ in predict_logits(classifier.module, batches, classifier.device)
     ]

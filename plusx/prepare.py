@@ -16,7 +16,6 @@ from plusx import config as configs
 from plusx import modelfile, weights
 from plusx.config import Config, DataConfig
 from plusx.data import IMAGENET_COLOURS, Colours, Dataset, Preprocess, channel_statistics, manifest, mean_image, scan
-from plusx.data.dataset import listed, plural
 from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
@@ -24,6 +23,7 @@ from plusx.initial import start_network
 from plusx.models import count_macs
 from plusx.plan import FREE, Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice
+from plusx.text import listed, plural
 from plusx.threads import own_cores
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights

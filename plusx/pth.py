@@ -21,9 +21,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from plusx.data.dataset import show
 from plusx.engine import tensorfile
 from plusx.errors import ModelFileError
+from plusx.text import show
 
 MAX_FILE = 2 << 30  # bytes
 MAX_DIRECTORY = 1 << 19  # bytes of an archive's list of entries, one a tensor; ResNet-152 has 58,000

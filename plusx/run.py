@@ -16,7 +16,7 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.claim import claimed
-from plusx.data import Dataset, eval_loader, open_dataset, source_of, train_loader
+from plusx.data import Dataset, EvalLoader, TrainLoader, open_dataset, source_of
 from plusx.data.check import USABLE, CheckReport
 from plusx.data.check import check as check_data
 from plusx.data.dataset import Progress
@@ -180,7 +180,7 @@ def make_trainer(
         fill(network, start, classes, log)
     common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
     with log.counting("images into memory") as progress:
-        train_batches = train_loader(
+        train_batches = TrainLoader(
             dataset.splits["train"],
             plan.preprocess,
             config.augment,
@@ -195,7 +195,7 @@ def make_trainer(
         )
     # Whole batches, so that each is computed as one process would.
     part = watched.part(world.rank, world.size, eval_batch(plan.preprocess.size))
-    eval_batches = eval_loader(part, plan.preprocess, **common)
+    eval_batches = EvalLoader(part, plan.preprocess, **common)
 
     def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from plusx import modelfile, pth
-from plusx.data.dataset import listed, plural
 from plusx.data.download import cache_folder, fetch, progress_bar
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
+from plusx.text import listed, plural
 
 IMAGENET = ("imagenet", "imagenet-v1", "imagenet-v2")
 PUBLISHED = ("resnet18", "resnet34", "resnet50-v1.5", "resnet101-v1.5", "resnet152-v1.5")

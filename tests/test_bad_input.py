@@ -102,7 +102,7 @@ VALUES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "no such device": (("--set", "engine.device=gpu"), ("engine.device: got 'gpu', expected cpu, cuda",)),
     "a device that is not there": (
         ("--set", "engine.device=cuda:77"),
-        ("engine.device: got 'cuda:77': ", "Name one that is there, such as --set engine.device=cpu."),
+        ("engine.device: got 'cuda:77': ", "or name one that is, such as cpu."),
     ),
     "two channels": (("--set", "data.channels=2"), ("data.channels: got 2, expected 1, 3 or auto.",)),
     "nothing held out": (

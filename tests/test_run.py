@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import plusx as package
 from plusx.claim import claimed
 from plusx.config import DataConfig
-from plusx.data import Preprocess, decode, eval_loader, open_dataset, scan, statistics
+from plusx.data import EvalLoader, Preprocess, decode, open_dataset, scan, statistics
 from plusx.engine import Log, fit_temperature, predict_logits
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
@@ -713,7 +713,7 @@ def test_the_model_file_is_calibrated_and_says_what_was_measured(tmp_path: Path)
     ran = plusx("train", data, "--out", out, *SMALL, "--epochs", 4, "--set", "engine.batch=10", "--json")
     assert ran.code == 0, ran.err
     classifier, val = package.load(out), open_dataset(str(data), DataConfig()).splits["val"]
-    answers = list(predict_logits(classifier.module, eval_loader(val, classifier.preprocess)))
+    answers = list(predict_logits(classifier.module, EvalLoader(val, classifier.preprocess)))
     logits, targets = (torch.cat([answer[i] for answer in answers]) for i in (0, 1))
     temperature = classifier.meta["temperature"]
     assert temperature == fit_temperature(logits, targets)

@@ -122,7 +122,7 @@ def _watch(orders: Orders) -> None:
     """Puts itself between the trainer and its step, its evaluation and its loader."""
     run: Any = importlib.import_module("plusx.run")
     trainer: Any = importlib.import_module("plusx.engine.trainer")
-    step_of_the_run, measure_of_the_run, loader_of_the_run = trainer.train_step, run.measure, run.train_loader
+    step_of_the_run, measure_of_the_run, loader_of_the_run = trainer.train_step, run.measure, run.TrainLoader
     evaluations = 0
 
     def train_step(net: Any, optimizer: Any, batch: Any, *rest: Any) -> float:
@@ -150,10 +150,10 @@ def _watch(orders: Orders) -> None:
         finally:
             handle.remove()
 
-    def train_loader(*args: Any, **options: Any) -> Any:
+    def loader(*args: Any, **options: Any) -> Any:
         return loader_of_the_run(*args, **options | ({} if orders.workers is None else {"workers": orders.workers}))
 
-    trainer.train_step, run.measure, run.train_loader = train_step, measure, train_loader
+    trainer.train_step, run.measure, run.TrainLoader = train_step, measure, loader
 
 
 def _hurt(orders: Orders, where: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids
 from plusx.data.names import Names
 from plusx.errors import DataError
+from plusx.text import listed, plural, show
 
 IMAGES = frozenset({"images", "image", "x", "data"})
 LABELS = frozenset({"labels", "label", "y", "targets", "target"})

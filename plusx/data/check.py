@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import Dataset, Progress, Split, listed, plural, show, untrainable
+from plusx.data.dataset import Dataset, Progress, Split, untrainable
 from plusx.data.decode import decode
 from plusx.data.facts import header
 from plusx.data.scan import file_sha256
 from plusx.data.sources import read
 from plusx.data.split import class_notes, hold_out
 from plusx.errors import DataError, ImageError
+from plusx.text import listed, plural, show
 from plusx.threads import in_parallel
 
 USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.max_pixels", "data.background")

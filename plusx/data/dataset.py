@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.data.names import Names
-from plusx.text import listed as listed
-from plusx.text import plural as plural
-from plusx.text import show as show
+from plusx.text import listed, plural
 
 Progress = Callable[[int, int], None]
 """Called with (done, total); total is 0 when nobody knows it."""

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from plusx.data.dataset import Progress, show
+from plusx.data.dataset import Progress
 from plusx.errors import DataError
+from plusx.text import show
 
 try:
     import fcntl

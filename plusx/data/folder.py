@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, natural_key, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, natural_key
 from plusx.data.decode import EXTENSIONS
 from plusx.data.names import Names
 from plusx.errors import DataError
+from plusx.text import plural, show
 
 Lister = Callable[[str], list[os.DirEntry[str]]]
 ENDINGS = EXTENSIONS | {extension.upper() for extension in EXTENSIONS}  # nearly all are written so

@@ -402,7 +402,3 @@ def viewed(
         return (view(torch.from_numpy(image)) for image in split.images)
     assert split.paths is not None
     return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, progress, workers)
-
-
-# Whoever makes one iterates over it and asks nothing else of its class.
-train_loader, eval_loader = TrainLoader, EvalLoader

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plusx.data.dataset import Dataset, Split, listed
+from plusx.data.dataset import Dataset, Split
 from plusx.data.scan import Finding
 from plusx.errors import DataError
+from plusx.text import listed
 
 FORMAT = 1
 FIELDS = ("path", "label", "size", "sha256")

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from plusx.config import DataConfig
 from plusx.data import split
 from plusx.data.arrays import in_memory
-from plusx.data.dataset import Dataset, Split, show
+from plusx.data.dataset import Dataset, Split
 from plusx.data.download import cache_folder, extract, fetch, locked, progress_bar, verify_sha256
 from plusx.errors import DataError
+from plusx.text import show
 
 DIGITS_SEED = 0  # of the fixed test split
 ROOM_FOR_HEADERS = 1 << 16  # bytes that a gzip file may have over its content

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import Dataset, Progress, plural, show, untrainable
+from plusx.data.dataset import Dataset, Progress, untrainable
 from plusx.data.decode import decode
 from plusx.data.download import cache_folder
 from plusx.errors import DataError, ImageError
+from plusx.text import plural, show
 from plusx.threads import in_parallel
 
 RULES = 2  # goes up when decode() accepts other files, so that old findings are not believed

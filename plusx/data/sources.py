@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 from plusx.config import DataConfig
 from plusx.data import arrays, folder, named, part, table
-from plusx.data.dataset import Dataset, listed, no_images, plural, show, untrainable
+from plusx.data.dataset import Dataset, no_images, untrainable
 from plusx.data.split import hold_out
 from plusx.errors import DataError
+from plusx.text import listed, plural, show
 
 FOLDER = "/"
 SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plusx.config import DataConfig
-from plusx.data.dataset import Dataset, Split, listed, plural
+from plusx.data.dataset import Dataset, Split
 from plusx.errors import DataError
+from plusx.text import listed, plural
 
 AUTO_FRACTION = 0.2  # neither val nor test given
 AUTO_FRACTION_BESIDE_TEST = 0.1  # a test split is given, so that val only chooses

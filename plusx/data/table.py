@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from plusx.config import DataConfig
-from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids, listed, plural, show
+from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids
 from plusx.data.folder import absolute
 from plusx.data.names import Names
 from plusx.errors import DataError
+from plusx.text import listed, plural, show
 
 SEPARATOR = "|"  # between the labels of one image
 COLUMNS = ("path", "label", "split")

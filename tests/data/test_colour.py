@@ -9,7 +9,7 @@ import torch
 from plusx.config import AugmentConfig
 from plusx.data.colour import IMAGENET_COLOURS, Colours, shift_colours
 from plusx.data.dataset import Split
-from plusx.data.loader import eval_loader, train_loader
+from plusx.data.loader import EvalLoader, TrainLoader
 from plusx.data.names import Names
 from plusx.data.statistics import channel_statistics
 from tests.data.test_transforms import RULES
@@ -70,16 +70,16 @@ def test_the_same_shift_before_and_after_normalisation() -> None:
 def test_training_batches_are_shifted_and_nothing_else(mode: str) -> None:
     split, augment = arrays(), AugmentConfig(crop="none", colour=STD)
     options = {"n_classes": 3, "mode": mode, "batch": 8, "seed": 1}
-    plain = train_loader(split, SIDE16, replace(augment, colour=0.0), **options)
-    shifted = train_loader(split, SIDE16, augment, colours=IMAGENET_COLOURS, **options)
+    plain = TrainLoader(split, SIDE16, replace(augment, colour=0.0), **options)
+    shifted = TrainLoader(split, SIDE16, augment, colours=IMAGENET_COLOURS, **options)
     for a, b in zip(plain.epoch(3), shifted.epoch(3), strict=True):
         wanted = IMAGENET_COLOURS.shifts(STD, 1, 3, a.ids.numpy()) / torch.tensor(SIDE16.std)
         assert torch.equal(a.ids, b.ids)
         assert torch.equal(a.targets, b.targets)
         assert torch.allclose(b.images - a.images, wanted[:, :, None, None].expand_as(a.images), atol=1e-5)
-    before = torch.cat([batch.images for batch in eval_loader(split, SIDE16)])
+    before = torch.cat([batch.images for batch in EvalLoader(split, SIDE16)])
     list(shifted.epoch(0))
-    assert torch.equal(torch.cat([batch.images for batch in eval_loader(split, SIDE16)]), before)
+    assert torch.equal(torch.cat([batch.images for batch in EvalLoader(split, SIDE16)]), before)
 
 
 def test_record() -> None:

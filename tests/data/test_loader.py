@@ -26,7 +26,7 @@ from plusx.data.augment import cut_out, erase, mix, normalize
 from plusx.data.colour import Colours
 from plusx.data.dataset import Split
 from plusx.data.decode import decode, decode_crop
-from plusx.data.loader import Batch, TrainLoader, eval_loader, train_loader
+from plusx.data.loader import Batch, EvalLoader, TrainLoader
 from plusx.data.names import Names
 from plusx.data.sampling import key, order
 from plusx.data.trivial import varied
@@ -59,9 +59,7 @@ def arrays() -> Split:
 
 def make(split: Split, mode: str, workers: int = 0, **options: Any) -> TrainLoader:
     rules = SMALL if mode == "small" else RULES
-    return train_loader(
-        split, rules, AugmentConfig(**options), n_classes=3, mode=mode, batch=4, seed=1, workers=workers
-    )
+    return TrainLoader(split, rules, AugmentConfig(**options), n_classes=3, mode=mode, batch=4, seed=1, workers=workers)
 
 
 def same(a: Iterable[Batch], b: Iterable[Batch]) -> bool:
@@ -121,7 +119,7 @@ def test_batches_are_made_on_a_gpu(changes: dict[str, Any], arrays: Split) -> No
     common: dict[str, Any] = {"n_classes": 5, "batch": 8, "seed": 0, "colours": colours, "device": "cuda"}
     for mode in ("small", "photo"):
         with FakeTensorMode(allow_non_fake_inputs=True):
-            for batch in train_loader(arrays, rules, augment, mode=mode, **common).epoch(0):
+            for batch in TrainLoader(arrays, rules, augment, mode=mode, **common).epoch(0):
                 assert batch.images.device.type == batch.targets.device.type == "cuda"
                 assert batch.images.shape[1:] == (3, 12, 12)
                 assert batch.ids.device.type == "cpu"
@@ -182,7 +180,7 @@ def test_training_decodes_by_the_rules(crop: str, tmp_path: Path) -> None:
 
     def images(**rules: int) -> torch.Tensor:
         options: dict[str, Any] = {"n_classes": 2, "mode": "photo", "batch": 2, "seed": 0}
-        return next(train_loader(split, replace(RULES, **rules), AugmentConfig(crop=crop), **options).epoch(0)).images
+        return next(TrainLoader(split, replace(RULES, **rules), AugmentConfig(crop=crop), **options).epoch(0)).images
 
     for level in (0, 200, 255):
         wanted = RULES.normalize(torch.full((2, 3, 24, 24), level / 255))
@@ -240,7 +238,7 @@ def test_small_files_are_read_once_and_equal_arrays(tmp_path: Path, arrays: Spli
     for path, image in zip(paths, arrays.images, strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
     done: list[tuple[int, int]] = []
-    loader = train_loader(
+    loader = TrainLoader(
         Split("train", arrays.targets, Names(paths), Names(paths)),
         SMALL,
         AugmentConfig(crop="translate", pad=2),
@@ -263,7 +261,7 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
     Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(paths[0])
     split = Split("train", np.arange(4), Names(paths), Names(paths))
     for mode in ("small", "photo"):
-        loader = train_loader(split, SMALL, AugmentConfig(crop="none"), n_classes=4, mode=mode, batch=4, seed=0)
+        loader = TrainLoader(split, SMALL, AugmentConfig(crop="none"), n_classes=4, mode=mode, batch=4, seed=0)
         batch = next(loader.epoch(0))
         for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
             assert torch.allclose(image, SMALL.load(paths[i]), atol=2e-6)
@@ -272,7 +270,7 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
 def test_an_image_of_8_bits_is_the_same_in_any_company(photos: Split) -> None:
     augment, found = AugmentConfig(crop="translate", pad=2, policy="trivial"), []
     for batch in (2, N):  # one photo is deep
-        loader = train_loader(photos, RULES, augment, n_classes=3, mode="photo", batch=batch, seed=1)
+        loader = TrainLoader(photos, RULES, augment, n_classes=3, mode="photo", batch=batch, seed=1)
         found.append({i: image for b in loader.epoch(0) for i, image in zip(b.ids.tolist(), b.images, strict=True)})
     assert len(found[0]) == N
     assert all(torch.equal(image, found[1][i]) for i, image in found[0].items())
@@ -308,7 +306,7 @@ def test_a_bad_file_is_named(photos: Split, workers: int, tmp_path: Path) -> Non
     assert len(list(loader.epoch(0))) == 6
     bad.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        list(eval_loader(split, RULES, workers=workers))
+        list(EvalLoader(split, RULES, workers=workers))
 
 
 def test_a_closed_epoch_ends_its_workers(photos: Split) -> None:
@@ -451,7 +449,7 @@ def alive(pid: str) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("mode", ["small", "photo"])
 def test_evaluation_sees_each_file_once_in_order(photos: Split, mode: str, workers: int) -> None:
-    loader = eval_loader(photos, RULES, mode=mode, batch=5, workers=workers)
+    loader = EvalLoader(photos, RULES, mode=mode, batch=5, workers=workers)
     assert loader.n == N
     for _ in range(2):  # the second time from memory in small mode
         batches = list(loader)
@@ -468,12 +466,12 @@ def test_evaluation_of_arrays_has_the_bits_of_one_image(arrays: Split, rules: An
     assert arrays.images is not None
     wanted = [rules(torch.from_numpy(image)) for image in arrays.images]
     for batch in (1, 5, 64):
-        images = torch.cat([b.images for b in eval_loader(arrays, rules, batch=batch)])
+        images = torch.cat([b.images for b in EvalLoader(arrays, rules, batch=batch)])
         assert all(map(torch.equal, images, wanted))
 
 
 def test_evaluation_left_early_starts_again(arrays: Split) -> None:
-    loader = eval_loader(arrays, SMALL, mode="small", batch=5)
+    loader = EvalLoader(arrays, SMALL, mode="small", batch=5)
     next(iter(loader))
     assert sum(len(batch.ids) for batch in loader) == N
     assert sum(len(batch.ids) for batch in loader) == N

@@ -17,7 +17,7 @@ from plusx.data import scan
 from plusx.data.augment import mirrored, shifts
 from plusx.data.colour import IMAGENET_COLOURS
 from plusx.data.dataset import Split
-from plusx.data.loader import TrainLoader, eval_loader, train_loader
+from plusx.data.loader import EvalLoader, TrainLoader
 from plusx.data.names import Names
 from plusx.data.pixel_mean import mean_image
 from plusx.data.transforms import Preprocess
@@ -57,7 +57,7 @@ def centre() -> Tensor:
 
 def loader(mode: str, rules: Preprocess = CENTRED, colours: Any = None, **options: Any) -> TrainLoader:
     augment = AugmentConfig(**options)
-    return train_loader(arrays(), rules, augment, n_classes=3, mode=mode, batch=8, seed=1, colours=colours)
+    return TrainLoader(arrays(), rules, augment, n_classes=3, mode=mode, batch=8, seed=1, colours=colours)
 
 
 def test_8_bit_values_are_whole_numbers() -> None:
@@ -117,9 +117,9 @@ def test_rules_with_a_mean_image() -> None:
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_evaluation_has_the_bits_of_one_image(batch: int, tmp_path: Path) -> None:
     wanted = torch.stack([CENTRED(torch.from_numpy(image)) for image in pixels_of(arrays())])
-    assert torch.equal(torch.cat([b.images for b in eval_loader(arrays(), CENTRED, batch=batch)]), wanted)
+    assert torch.equal(torch.cat([b.images for b in EvalLoader(arrays(), CENTRED, batch=batch)]), wanted)
     split = files(tmp_path, [image.transpose(1, 2, 0) for image in pixels_of(arrays())])
-    assert torch.equal(torch.cat([b.images for b in eval_loader(split, CENTRED, batch=batch)]), wanted)
+    assert torch.equal(torch.cat([b.images for b in EvalLoader(split, CENTRED, batch=batch)]), wanted)
     assert (wanted.mean(0).abs() < 1e-6).all()
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from plusx import load
 from plusx.config import DataConfig
-from plusx.data import eval_loader, open_dataset
+from plusx.data import EvalLoader, open_dataset
 from plusx.engine import measure
 
 DRIVER = Path(__file__).parent / "driver.py"
@@ -121,7 +121,7 @@ def test_two_processes_with_synchronised_batch_norm_are_one(data: Path, tmp_path
 
 def test_examples_are_counted_once_however_they_are_shared(data: Path, two: Outcome) -> None:
     classifier, split = load(two.run, device="cpu"), open_dataset(str(data), DataConfig()).splits["val"]
-    alone, last = measure(classifier.module, eval_loader(split, classifier.preprocess), "single", 3), two.rows[-1]
+    alone, last = measure(classifier.module, EvalLoader(split, classifier.preprocess), "single", 3), two.rows[-1]
     assert alone.n == 300
     assert (alone.top1, alone.top5) == (last["top1"], last["top5"])
     assert alone.loss == pytest.approx(last["loss"], rel=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plusx import modelfile
 from plusx.config import DataConfig
-from plusx.data import eval_loader, open_dataset
+from plusx.data import EvalLoader, open_dataset
 from plusx.data.transforms import Preprocess
 from plusx.engine.infer import predict_logits
 from plusx.engine.metrics import Metrics
@@ -231,7 +231,7 @@ def test_one_crop_has_the_bits_of_evaluation_in_training(tmp_path: Path, spy: Sp
     one = member(tmp_path, temperature=1.7)
     evaluate(one.path, table, batch=5)
     split = open_dataset(str(table), DataConfig(), training=False).splits["test"]
-    answers = predict_logits(one.network, eval_loader(split, one.rules, batch=5))
+    answers = predict_logits(one.network, EvalLoader(split, one.rules, batch=5))
     assert all(torch.equal(mine, logits / 1.7) for mine, (logits, *_) in zip(spy.logits, answers, strict=True))
 
 
