@@ -185,7 +185,7 @@ def write_plan(path: Path, plan: Plan) -> None:
     write_json(path, plain)
 
 
-def read_plan(path: Path, request: Request | None = None, *, moved: bool = False) -> Plan:
+def read_plan(path: Path, request: Request, *, moved: bool = False) -> Plan:
     """The decisions of a run, which is to be that of `request`; with `moved` its data may lie elsewhere.
 
     Raises:
@@ -197,8 +197,8 @@ def read_plan(path: Path, request: Request | None = None, *, moved: bool = False
         if plain["format"] != FORMAT:
             message = f"{path}: format {plain['format']}, this version reads {FORMAT}."
             raise ModelFileError(message, "Use another --out.")
-        recorded = Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
-        differ = request.differences(recorded) if request else {}
+        recorded = recorded_request(plain)
+        differ = request.differences(recorded)
         if moved:
             differ.pop("data", None)
         if differ:
@@ -219,6 +219,15 @@ def read_plan(path: Path, request: Request | None = None, *, moved: bool = False
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{path}: not the record of a run, or damaged ({error!r})."
         raise ModelFileError(message, "Restore it, or name another folder with --out.") from error
+
+
+def recorded_request(plain: Mapping[str, Any]) -> Request:
+    """The request in a `config.json`.
+
+    Raises:
+        KeyError, TypeError: it is none, or of another version.
+    """
+    return Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

@@ -6,7 +6,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
-from plusx.plan import Plan, Request, read_plan
+from plusx.plan import Plan, Request, read_json, recorded_request
 from plusx.prepare import held_out_before, prepare
 from plusx.result import Run, finished_run
 
@@ -153,8 +153,9 @@ def default_folder(request: Request) -> Path:
     while True:
         folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
         made = folder / "config.json"
-        if not made.exists() or not request.differences(read_plan(made).request):
-            return folder
+        with suppress(KeyError, TypeError):  # the record of another version is no such request
+            if not made.exists() or not request.differences(recorded_request(read_json(made))):
+                return folder
         i += 1
 
 

@@ -32,8 +32,9 @@ from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
+from plusx.plan import Request
 from plusx.result import Run
-from plusx.run import train
+from plusx.run import default_folder, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
 from tests.data.making import class_folders
 
@@ -513,6 +514,16 @@ def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [run["run"] for run in found] == ["runs/pets.v2", "runs/pets.v2", "runs/pets.v2-2", "runs/digits"]
     assert "run folder: runs/pets.v2-2\n" in ran[2].err
     assert [run["already_finished"] for run in found] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"request": 1}', '{"request": {"data": "digits", "overrides": [], "new": 1}}'])
+def test_the_folder_of_another_version_is_passed_over(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/digits").mkdir(parents=True)
+    Path("runs/digits/config.json").write_text(text)
+    assert default_folder(Request(data="digits")) == Path("runs/digits-2")
 
 
 def test_a_test_split_selects_no_weights(tmp_path: Path) -> None:
