@@ -279,7 +279,7 @@ def test_a_device_that_is_gone_is_told_before_a_run_goes_on(tmp_path: Path) -> N
     ran = plusx(*command)
     assert ran.code == 1
     assert "plusx: engine.device: got 'cuda': " in ran.err
-    assert ran.err.endswith("Name one that is there, such as --set engine.device=cpu.\n")
+    assert ran.err.endswith("or name one that is, such as cpu.\n")
     ran = plusx(*command, "--set", "engine.device=cpu")
     assert ran.code == 0, ran.err
     assert "engine.device was cuda, now cpu" in ran.err
@@ -741,8 +741,16 @@ def test_threads_and_tensorboard_are_as_they_are_set(tmp_path: Path) -> None:
     data, shared = noisy(tmp_path / "noisy.npz"), ("model.width=8", "engine.precision=fp32", "schedule.steps=1")
     for threads, events in ((2, True), (1, False)):
         overrides = (*shared, f"engine.threads={threads}", f"engine.tensorboard={events}".lower())
-        run = package.train(data, out=tmp_path / str(threads), model="resnet8", overrides=overrides)
-        assert torch.get_num_threads() == threads
+        used: list[int] = []
+        run = train(
+            str(data),
+            out=tmp_path / str(threads),
+            model="resnet8",
+            overrides=overrides,
+            on_step=lambda *_, used=used: used.append(torch.get_num_threads()),
+        )
+        assert used == [threads]
+        assert torch.get_num_threads() == 1, "as the caller had it"
         assert len(list(run.folder.glob("tensorboard/events.*"))) == events
 
 

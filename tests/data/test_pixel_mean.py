@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from plusx import threads
 from plusx.config import AugmentConfig
-from plusx.data import scan
 from plusx.data.augment import mirrored, shifts
 from plusx.data.colour import IMAGENET_COLOURS
 from plusx.data.dataset import Split
@@ -84,7 +84,7 @@ def test_many_resized_images_lose_no_precision() -> None:
 
 
 def test_files_are_their_arrays_in_any_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "SLICE", 4)
+    monkeypatch.setattr(threads, "SLICE", 4)
     split = files(tmp_path, [image.transpose(1, 2, 0) for image in pixels_of(arrays())])
     calls: list[tuple[int, int]] = []
     found = mean_image(split, SMALL, lambda *counts: calls.append(counts))

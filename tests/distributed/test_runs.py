@@ -178,7 +178,7 @@ def test_ranks_do_not_wait_for_gradients_of_a_frozen_body(data: Path, tmp_path: 
     [
         ("image:1:9", "rank 1: photo.jpg: cut off."),
         ("memory:1:3", "rank 1: step 3: out of memory with 16 examples a batch."),
-        ("nan:1:4", "rank 1: step 4: the loss is nan; not finite are the pixels of 1 examples"),
+        ("nan:1:4", "rank 1: step 4: the loss is nan; not finite are the pixels of 1 example (ids 106)"),
     ],
 )
 def test_the_rank_that_failed_says_why_and_nobody_else(data: Path, tmp_path: Path, fault: str, message: str) -> None:

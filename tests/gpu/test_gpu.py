@@ -20,7 +20,7 @@ from plusx.engine import tensorfile, trainer
 from plusx.engine.graphs import Graphed
 from plusx.models import create_model
 from tests.commands import ROOT, photos, plusx
-from tests.studies.making import part
+from tests.studies.making import use_noise
 
 DEVICE = "cuda"
 TINY = ("--model", "resnet8", "--set", "model.width=8", "--set", f"engine.device={DEVICE}")
@@ -146,8 +146,8 @@ def test_every_part_runs(tmp_path: Path, colour_digits: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("study", ["gradients", "responses", "depth", "mlp"])
-def test_studies_look_into_networks(tmp_path: Path, study: str) -> None:
-    part(tmp_path / "data")
+def test_studies_look_into_networks(tmp_path: Path, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_noise(monkeypatch)
     words = ("--seeds", "1", *settings("schedule.steps=20", "engine.batch=16", f"engine.device={DEVICE}"))
     ran = plusx("study", study, "--out", tmp_path, *words)
     assert ran.code == 0, ran.err
