@@ -842,10 +842,12 @@ def test_a_network_that_joins_the_table_trains_by_its_name_alone(
         network=PooledResNet, fixed={"blocks": (1,), "width": 4}, options={}, depth=5, size=8, num_classes=10
     )
     monkeypatch.setitem(FAMILIES, "net", lambda name, rest: plan)
-    run = train("digits", model="net640", out=tmp_path, overrides=("schedule.steps=2", "data.val_fraction=0"))
-    config = json.loads((tmp_path / "config.json").read_text())["config"]
-    assert (config["schedule"]["warmup_error"], config["model"]["whiten_stem"]) == (0, False)
-    assert load(run.folder).module.arch["name"] == "net640"
+    for recipe in ("small", "cifar10-paper"):
+        words = ("schedule.steps=2", "data.val_fraction=0", "data.normalize=channel")
+        run = train("digits", model="net640", recipe=recipe, out=tmp_path / recipe, overrides=words)
+        config = json.loads((run.folder / "config.json").read_text())["config"]
+        assert (config["schedule"]["warmup_error"], config["model"]["whiten_stem"]) == (0, False)
+        assert load(run.folder).module.arch["name"] == "net640"
 
 
 def test_every_file_is_examined_once_where_no_cache_can_be_kept(

@@ -47,7 +47,8 @@ def test_files_are_decoded_on_every_core_whatever_the_run_was_trained_with(
     data = class_folders(tmp_path / "data", {"a": 8, "b": 8})
     words = ("schedule.steps=1", "model.width=4", "engine.threads=1")
     run = train(str(data), model="resnet8", out=tmp_path / "run", overrides=words)
-    assert load(run.folder).meta["config"]["data"]["workers"] == 0  # images in memory: no processes that decode
+    classifier = load(run.folder)
+    assert classifier.meta["config"]["data"]["workers"] == 0  # images in memory: no processes that decode
     asked: list[int] = []
 
     def noted(function: object, items: object, number: int, count: int) -> object:
@@ -56,5 +57,9 @@ def test_files_are_decoded_on_every_core_whatever_the_run_was_trained_with(
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
     monkeypatch.setattr(threads, "ahead", noted)
-    evaluation.evaluate(run.folder, data)
+    for workers in (0, 7):
+        classifier.meta["config"]["data"]["workers"] = workers
+        evaluation.evaluate(classifier, data)
     assert set(asked) == {3}
+    evaluation.evaluate(classifier, data, overrides="data.workers=2")
+    assert set(asked) == {2, 3}
