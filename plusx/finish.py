@@ -53,8 +53,8 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     if "val" not in dataset.splits or dataset.task != "single":
         return  # a test split may not choose anything, and labels of their own have no common softmax
     if len(dataset.splits["val"]) < LEAST_CALIBRATION:
-        n = len(dataset.splits["val"])
-        log.line(f"probabilities are not calibrated: {n} images of val are fewer than {LEAST_CALIBRATION}")
+        held = plural("image", len(dataset.splits["val"]))
+        log.line(f"probabilities are not calibrated: val has {held}, fewer than {LEAST_CALIBRATION}")
         return
     classifier = modelfile.load(folder, device=plan.config.engine.device)
     batches = EvalLoader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)

@@ -18,6 +18,7 @@ from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.models import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
+from plusx.text import plural
 from plusx.threads import own_cores
 from plusx.weights import Origin
 
@@ -69,7 +70,7 @@ class Request:
             raise ConfigError(message, "Leave one of them out.")
         changes |= others
         if changes.get("schedule.steps") and changes.get("schedule.epochs"):
-            given = f"{changes['schedule.epochs']} epochs and {changes['schedule.steps']} steps"
+            given = f"{plural('epoch', changes['schedule.epochs'])} and {plural('step', changes['schedule.steps'])}"
             raise ConfigError(f"schedule: got {given}, expected one of them.", "Leave --epochs or schedule.steps out.")
         if changes.get("schedule.steps"):
             changes["schedule.epochs"] = None

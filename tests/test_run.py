@@ -686,7 +686,7 @@ def test_one_answer_in_training_evaluation_and_prediction(workers: int, tmp_path
     held = json.loads((out / "manifest.json").read_text())["splits"]["val"]["examples"]
     n, best = len(held), run["best"]["top1"]
     assert (run["n_val"], n) == (18, 18)
-    assert "probabilities are not calibrated: 18 images of val are fewer than 50" in ran.err
+    assert "probabilities are not calibrated: val has 18 images, fewer than 50" in ran.err
     assert 1 / 3 < best < 1, "learnt, and not so easy that every way of counting agrees"
     seen: Evaluation = package.evaluate(out, data)
     told = json.loads(plusx("evaluate", out, data, "--json").out)
