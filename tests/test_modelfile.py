@@ -230,6 +230,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "unknown network": lambda d: d["arch"].update(name="os.system"),
     "no network": lambda d: d["arch"].pop("name"),
     "deep network": lambda d: d["arch"].update(name="resnet6000000002"),
+    "network deeper than the file": lambda d: d["arch"].update(name="resnet9998"),
     "wide network": lambda d: d["arch"].update(width=10**12),
     "negative network": lambda d: d["arch"].update(width=-4),
     "other width": lambda d: d["arch"].update(width=8),
