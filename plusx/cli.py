@@ -492,7 +492,7 @@ def _print_run_files(found: dict[str, Any]) -> None:
 
 
 def _print_study(result: Any) -> None:
-    _say(f"{result.claim}: {result.verdict}")
+    _say(f"{result.claim} {result.verdict.capitalize()}.")
     if result.overrides:
         _say(f"changed from the {result.budget} budget: {' '.join(result.overrides)}")
     for part in result.claims:

@@ -54,7 +54,8 @@ def draw_lines(axes: Any, figure: Figure, results: Results) -> None:
             continue
         xs, columns = [x for x, _ in lines[0]], list(zip(*([y for _, y in line] for line in lines), strict=True))
         colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i // len(COLOURS) % 2]
-        axes.plot(xs, [fmean(column) for column in columns], style, color=colour, lw=2, label=arm)
+        dot = "o" if len(xs) == 1 else None  # a line of one point cannot be seen
+        axes.plot(xs, [fmean(column) for column in columns], style, color=colour, lw=2, label=arm, marker=dot)
         axes.fill_between(xs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15)
     axes.set_xlabel(figure.x)
     if axes.lines:

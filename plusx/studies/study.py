@@ -235,7 +235,9 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged]
 
 
 def duration(seconds: float) -> str:
-    """Minutes, or hours where there are many."""
+    """Seconds, or minutes or hours where there are many."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
