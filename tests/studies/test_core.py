@@ -42,6 +42,8 @@ def test_what_cannot_decide_says_why() -> None:
 def test_p_is_that_of_welchs_test() -> None:
     # Worked by hand: t = -1.5 / sqrt(0.5 / 2 + 2 / 2), 1.47 degrees of freedom.
     assert "p = 0.35" in lower(results(a=[1.0, 2.0], b=[2.0, 4.0]), "error", "a", "b").reason
+    # One run of arm a diverged: t = -2.5 / sqrt(0.5 / 2 + 4 / 3), 2.64 degrees of freedom.
+    assert "p = 0.15" in lower(results(a=[1.0, 2.0], b=[2.0, 4.0, 6.0]), "error", "a", "b").reason
 
 
 @pytest.mark.parametrize(
