@@ -20,7 +20,9 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 def keep(folder: Path, target: Path) -> None:
     """Copy what a finished study says of itself; the hardware is that of its runs."""
-    target.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)  # with figures that the study no longer draws
+    target.mkdir(parents=True)
     document = json.loads((folder / "study.json").read_text())
     made = document["machine"]
     document |= {"folder": target.name, "page": "", "cpu": made.get("processor", "a CPU that they did not record")}

@@ -364,7 +364,7 @@ def study(
         str, typer.Option(help=f"{' or '.join(BUDGETS)}: minutes on two cores, or the paper's own length")
     ] = "quick",
     seeds: Annotated[int, typer.Option(help="runs of each setting")] = 3,
-    parallel: Annotated[int, typer.Option(help="runs at a time; for a GPU, or many cores")] = 1,
+    parallel: Annotated[int, typer.Option(help="runs at a time, each on its share of the cores")] = 1,
     overrides: Set = None,
     as_json: Json = False,
     debug: Debug = False,

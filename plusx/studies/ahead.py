@@ -1,12 +1,14 @@
 """Runs side by side, each in a process of its own; a stop, or the loss of one, ends them all in good order."""
 
+import io
 import multiprocessing
 import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr
 from multiprocessing.synchronize import Event
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -22,8 +24,26 @@ class Job(Protocol):
         """Train it to its end; once more does nothing."""
 
 
-def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
+class Ended(NamedTuple):
+    """How a job ended: what was wrong, in words and a hint; nothing where it is trained. Divergence is no failure."""
+
+    message: str = ""
+    hint: str = ""
+    diverged: bool = False
+
+
+J = TypeVar("J", bound=Job)
+
+
+def train_ahead(jobs: Sequence[J], parallel: int, tell: Callable[[J, Ended], None]) -> None:
     """Train all jobs in the order given, several at a time, each process with its share of the cores.
+
+    What the runs print goes to their own log.txt alone: side by side nobody could read it.
+
+    Arguments:
+        jobs: what is trained.
+        parallel: how many at a time.
+        tell: called for each job as it ends.
 
     Raises:
         PlusxError: the first failure; the others are trained all the same.
@@ -36,7 +56,10 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
     with StopSignals() as signals, ProcessPoolExecutor(parallel, spawn, _begin, (threads, stop)) as pool:
         try:
             with signals.waiting():
-                failures = [failure for failure in pool.map(_train, jobs) if failure]
+                begun = {pool.submit(_train, job): job for job in jobs}
+                for one in as_completed(begun):
+                    if end := one.result():
+                        tell(begun[one], end)
         except BaseException as error:
             stop.set()
             for process in set(multiprocessing.active_children()) - others:
@@ -53,8 +76,9 @@ def train_ahead(jobs: Sequence[Job], parallel: int) -> None:
                 )
                 raise TrainingError(message, hint) from error
             raise
-    if failures:
-        raise PlusxError(*failures[0])
+    for end in (one.result() for one in begun):
+        if end and end.message and not end.diverged:
+            raise PlusxError(end.message, end.hint)
 
 
 _stop: Event | None = None  # in such a process: no more runs begin
@@ -68,16 +92,17 @@ def _begin(threads: int, stop: Event) -> None:
     torch.set_num_threads(threads)
 
 
-def _train(job: Job) -> tuple[str, str] | None:
-    """Train in such a process; an error crosses to the first one as its words."""
+def _train(job: Job) -> Ended | None:
+    """Train in such a process; an error crosses to the first one as its words. None: not begun, since others stop."""
     if _stop is not None and _stop.is_set():
         return None
     try:
-        job.train()
-    except DivergedError:  # told when all runs are measured
-        return None
+        with redirect_stderr(io.StringIO()):
+            job.train()
+    except DivergedError as error:
+        return Ended(error.message, diverged=True)
     except PlusxError as error:
         if _stop is not None and isinstance(error, Stopped):
             _stop.set()
-        return error.message, error.hint
-    return None
+        return Ended(error.message, error.hint)
+    return Ended()

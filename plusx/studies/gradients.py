@@ -18,8 +18,8 @@ from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.settings import cifar_arms
 
 FILE = "gradients.jsonl"
-EVERY = 20  # steps between two records
-STEPS = 316  # of a quick run: four whole epochs
+EVERY = 10  # steps between two records
+STEPS = 79  # of a quick run: a whole epoch
 VANISHED = 0.01  # first layers' gradient as a share of the last layers'
 
 NETS = {}
@@ -31,7 +31,7 @@ for depth in (20, 56):
 
 
 def watch(folder: Path) -> Watch:
-    """Writes the gradient norms of the first step and of every 20th to `gradients.jsonl`, before the step is saved.
+    """Writes the gradient norms of the first step and of every 10th to `gradients.jsonl`, before the step is saved.
 
     Raises:
         PlusxError: they cannot be written.

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import shlex
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from plusx.plan import OPTIONS, write_json
 from plusx.result import Run
 from plusx.run import train
 from plusx.studies import BUDGETS, STUDIES
-from plusx.studies.ahead import train_ahead
+from plusx.studies.ahead import Ended, train_ahead
 from plusx.studies.core import Arm, Diverged, Judged, Results, Study, settings, spread, together, values, words
 from plusx.studies.curves import Measured
 from plusx.studies.machine import machine
@@ -95,7 +96,7 @@ def study(
         out: folder; None is `studies/<name>-<budget>`. The same call continues what is there.
         budget: "quick", minutes on two CPU cores, or "paper", the paper's own length.
         seeds: runs of each arm; seed 0 comes first for all of them.
-        parallel: runs at a time, each on its share of the CPU cores; more than one suits a GPU and many cores.
+        parallel: runs at a time, each on its share of the CPU cores; small networks train faster so, and on a GPU.
             They are processes of their own: a script that asks for them begins with `if __name__ == "__main__":`.
         overrides: `section.field=value` for every arm, such as `data.root=…`; not what the arms differ in. One may
             stand alone.
@@ -119,7 +120,7 @@ def study(
         for arm in arms
     ]
     if parallel > 1:
-        train_ahead(longest_first(jobs), parallel)
+        side_by_side(chosen.name, jobs, parallel)
     results, diverged, seconds = run_all(chosen, jobs)
     short = budget == "quick" or any(text.startswith(("schedule.steps=", "schedule.epochs=")) for text in overrides)
     judged = Judged(results, diverged)
@@ -211,6 +212,33 @@ class Job(NamedTuple):
         return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
 
 
+def side_by_side(name: str, jobs: Sequence[Job], parallel: int) -> None:
+    """Train every run, several at a time, and tell each as it ends; one that was trained before is not told."""
+    log, cost, begun = Log(None), costs(jobs), time.perf_counter()
+    ahead = [job for job in jobs if not job.finished]
+    work = sum(cost[job.arm.name] for job in ahead)
+    done = 0
+
+    def tell(job: Job, end: Ended) -> None:
+        nonlocal done
+        if job not in ahead:
+            return
+        ahead.remove(job)
+        done += cost[job.arm.name]
+        rest = (time.perf_counter() - begun) / done * (work - done)
+        left = f", about {duration(rest)} left" if ahead else ""
+        state = f"diverged: {end.message}" if end.diverged else end.message or "trained"
+        log.line(
+            f"{name}: {job.arm.name}, seed {job.seed}, {state}; {len(jobs) - len(ahead)} of {len(jobs)} done{left}"
+        )
+
+    if ahead:
+        log.line(
+            f"{name}: {len(ahead)} of {len(jobs)} runs to train, {parallel} at a time; each writes its own log.txt"
+        )
+    train_ahead(longest_first(jobs), parallel, tell)
+
+
 def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged], float]:
     """Every run, trained or found trained, and measured, by arm in the order of seeds; and the seconds of training.
 
@@ -222,7 +250,8 @@ def run_all(chosen: Study, jobs: Sequence[Job]) -> tuple[Results, list[Diverged]
     for count, job in enumerate(jobs, 1):
         ahead = sum(cost[other.arm.name] for other in jobs[count - 1 :] if not other.finished)
         left = f", about {duration(seconds / work * ahead)} left" if work and ahead else ""
-        log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}{left}")
+        if not job.finished:
+            log.line(f"{chosen.name}: run {count} of {len(jobs)}, {job.arm.name}, seed {job.seed}{left}")
         try:
             run = job.train()
         except DivergedError as error:

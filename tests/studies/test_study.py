@@ -23,7 +23,7 @@ from plusx.data.sources import SOURCES
 from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.plan import Request, decide
 from plusx.studies import BUDGETS, STUDIES
-from plusx.studies.ahead import _train, train_ahead
+from plusx.studies.ahead import Ended, _train, train_ahead
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
 from tests.studies.making import noise, use_noise
@@ -119,8 +119,12 @@ def test_a_run_that_diverges_is_a_result_and_decides_nothing(
 ) -> None:
     train = studies.train
 
-    def ahead(jobs: list[studies.Job], parallel: int) -> None:
-        assert [_train(job) for job in jobs] == [None] * len(jobs)  # no failure
+    def ahead(jobs: list[studies.Job], parallel: int, tell: Callable[[studies.Job, Ended], None]) -> None:
+        for job in jobs:
+            end = _train(job)
+            assert end is not None
+            assert not end.message or end.diverged  # no failure
+            tell(job, end)
 
     def diverging(**settings: Any) -> Any:
         wild = settings["out"] == tmp_path / "runs" / "fast" / "seed-1"
@@ -229,7 +233,7 @@ def digit_jobs(folder: Path, *changes: str) -> list[studies.Job]:
 @pytest.mark.usefixtures("_tiny")
 def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
     one = studies.study("tiny", out=tmp_path / "one", seeds=1, overrides="engine.threads=1")
-    train_ahead(digit_jobs(tmp_path / "two", "engine.threads=1"), 2)
+    train_ahead(digit_jobs(tmp_path / "two", "engine.threads=1"), 2, lambda job, end: None)
     stamps = [path.stat().st_mtime_ns for path in tmp_path.glob("two/runs/*/*/result.json")]
     two = studies.study("tiny", out=tmp_path / "two", seeds=1, overrides="engine.threads=1")
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("two/runs/*/*/result.json")] == stamps
@@ -241,7 +245,7 @@ def test_runs_side_by_side_end_in_the_same_table(tmp_path: Path) -> None:
 
 def test_a_failure_in_one_of_several_processes_is_told(tmp_path: Path) -> None:
     with pytest.raises(PlusxError, match=r"engine\.device: got 'cuda:9'"):  # which only a run finds out
-        train_ahead(digit_jobs(tmp_path, "engine.device=cuda:9")[:1], 2)
+        train_ahead(digit_jobs(tmp_path, "engine.device=cuda:9")[:1], 2, lambda job, end: None)
 
 
 def test_a_study_goes_on_wherever_its_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,12 +355,33 @@ def test_a_study_tells_how_long_it_will_take(
     shown = capsys.readouterr().err.splitlines()
     assert shown == ["tiny: run 1 of 2, slow, seed 0", "tiny: run 2 of 2, fast, seed 0, about 10 min left"]
     monkeypatch.setattr(studies, "_macs", lambda arm: {"slow": 1, "fast": 29}[arm.name])
-    studies.study("tiny", out=tmp_path, seeds=2)
+    studies.study("tiny", out=tmp_path, seeds=2)  # the two of before are not told again
     assert capsys.readouterr().err.splitlines() == [
-        "tiny: run 1 of 4, slow, seed 0",
-        "tiny: run 2 of 4, fast, seed 0, about 5.0 h left",  # slow, seed 1, and fast, seed 1: 30 times 10 minutes
         "tiny: run 3 of 4, slow, seed 1, about 20 min left",  # 30 units of work in 20 minutes
         "tiny: run 4 of 4, fast, seed 1, about 28 min left",
+    ]
+
+
+def test_runs_side_by_side_are_told_as_they_end_and_those_of_before_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ahead(jobs: list[studies.Job], parallel: int, tell: Callable[[studies.Job, Ended], None]) -> None:
+        for job, end in zip(jobs, (Ended(), Ended("step 1", diverged=True), Ended("no disk", "hint")), strict=True):
+            clock[0] += 60
+            tell(job, end)
+
+    clock = [0.0]
+    monkeypatch.setattr(studies, "train_ahead", ahead)
+    monkeypatch.setattr(studies.time, "perf_counter", lambda: clock[0])
+    arms = tiny().arms("quick")
+    runs = [(arms[0], 0), (arms[1], 0), (arms[0], 1)]
+    jobs = [studies.Job("tiny", arm, seed, tmp_path / f"{arm.name}-{seed}", ()) for arm, seed in runs]
+    monkeypatch.setattr(studies.Job, "finished", property(lambda job: (job.arm.name, job.seed) == ("slow", 0)))
+    studies.side_by_side("tiny", jobs, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "tiny: 2 of 3 runs to train, 2 at a time; each writes its own log.txt",
+        "tiny: fast, seed 0, diverged: step 1; 2 of 3 done, about 2 min left",
+        "tiny: slow, seed 1, no disk; 3 of 3 done",
     ]
 
 
@@ -409,18 +434,18 @@ def test_what_gradients_claims_of_the_start_and_the_course_of_training_can_be_re
 def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
     from plusx.studies.gradients import FILE, records
 
-    rows = [{"step": 1, "norms": [1]}, {"step": 20, "norms": [2]}, {"step": 1, "norms": [1]}]
-    (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "no')
-    assert records(tmp_path, 39) == rows[:2]
+    rows = [{"step": 1, "norms": [1]}, {"step": 10, "norms": [2]}, {"step": 1, "norms": [1]}]
+    (tmp_path / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 20, "no')
+    assert records(tmp_path, 19) == rows[:2]
 
 
 def test_a_gradient_that_was_lost_is_told(tmp_path: Path) -> None:
     from plusx.studies.gradients import FILE, records
 
-    (tmp_path / FILE).write_text('{"step": 20, "norms": [2]}\n')
-    said = r"gradients\.jsonl: no record of step 1, 40; expected step 1 and every 20th of 59\."
+    (tmp_path / FILE).write_text('{"step": 10, "norms": [2]}\n')
+    said = r"gradients\.jsonl: no record of step 1, 20; expected step 1 and every 10th of 29\."
     with pytest.raises(PlusxError, match=said) as caught:
-        records(tmp_path, 59)
+        records(tmp_path, 29)
     assert caught.value.hint == f"Delete {tmp_path}; the same command trains this run again."
     (tmp_path / FILE).unlink()
     with pytest.raises(PlusxError, match="no record of step 1;"):
@@ -440,10 +465,10 @@ def test_a_record_after_one_that_was_cut_off_is_whole(tmp_path: Path) -> None:
 
     module = torch.nn.Linear(2, 1, bias=False)
     module(torch.ones(1, 2)).sum().backward()
-    (tmp_path / FILE).write_text('{"step": 20, "no')
-    for step in (1, 2, 20):
+    (tmp_path / FILE).write_text('{"step": 10, "no')
+    for step in (1, 2, 10):
         watch(tmp_path)(step, module)
-    assert records(tmp_path, 39) == [{"step": step, "norms": [pytest.approx(2**0.5)]} for step in (1, 20)]
+    assert records(tmp_path, 19) == [{"step": step, "norms": [pytest.approx(2**0.5)]} for step in (1, 10)]
 
 
 def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
