@@ -5,8 +5,9 @@ from plusx.engine.infer import measure, predict_logits
 from plusx.engine.log import Log, Row
 from plusx.engine.metrics import Metrics
 from plusx.engine.precision import resolve as resolve_precision
+from plusx.engine.saved import begun
 from plusx.engine.stop import Stopped
-from plusx.engine.trainer import FitResult, Trainer, begun
+from plusx.engine.trainer import FitResult, Trainer
 
 __all__ = [
     "FitResult",

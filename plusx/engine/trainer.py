@@ -1,13 +1,11 @@
 """The training loop: from wherever the run stands to its end, in the same bits however often it is interrupted."""
 
-import dataclasses
 import itertools
 import math
-import re
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,33 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from plusx.config import Config
-from plusx.engine import checkpoint
-from plusx.engine.distributed import ALONE, RankError, World, shared
+from plusx.engine.distributed import ALONE, World, shared
 from plusx.engine.graphs import Graphed
+from plusx.engine.guard import Guard, explain
 from plusx.engine.log import Log, Row, describe
 from plusx.engine.metrics import Metrics
-from plusx.engine.optim import (
-    AveragedWeights,
-    build_optimizer,
-    load_state_tensors,
-    set_rates,
-    set_training_mode,
-    state_tensors,
-)
+from plusx.engine.optim import AveragedWeights, build_optimizer, set_rates, set_training_mode
+from plusx.engine.position import Length, Position
 from plusx.engine.precise import reestimate
 from plusx.engine.precision import keep_float32
 from plusx.engine.precondition import Preconditioner
+from plusx.engine.saved import Saved
 from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 from plusx.engine.synced import synchronize
-from plusx.errors import NEW_RUN, ConfigError, DivergedError, ModelFileError, PlusxError, TrainingError
+from plusx.errors import ConfigError, DivergedError, PlusxError
 from plusx.memory import keep_freed_memory
 
 T = TypeVar("T")
-OUT_OF_MEMORY = "can't allocate memory|could not create a (primitive|memory)"  # of PyTorch and of oneDNN
 SMOOTHING = 0.02  # weight of a batch in the moving average of the training error
-CHECKPOINTS = "checkpoints"  # in a run folder
 
 
 class TrainLoader(Protocol):
@@ -56,23 +47,6 @@ class TrainLoader(Protocol):
 
     def close(self) -> None:
         """End what may wait for the next epoch."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the tensors, all that a checkpoint holds."""
-
-    step: int = 0  # steps made
-    rate: float = 0.0  # learning rate of the last of them
-    warm: bool = False  # the training error has been under schedule.warmup_error
-    train_error: float = 1.0  # a moving average over batches, followed until the run is warm
-    evaluated: int = 0  # the step of the last evaluation
-    rows: list[Row] = field(default_factory=list)
-    best: Row | None = None  # the row of the best evaluation
-    images: int = 0  # trained on, all epochs together
-    seconds: float = 0.0  # the run so far, all its parts together
-    train_seconds: float = 0.0  # in steps, with the wait for data
-    epoch_seconds: float = 0.0  # the same of the current epoch
 
 
 @dataclass(frozen=True)
@@ -136,11 +110,10 @@ class Trainer:
             raise ConfigError(f"engine.cuda_graphs: got {world.size} processes, expected one.", "Leave it out.")
         assert config.engine.precision != "auto", "run resolves the precision"
         assert config.engine.select is not None, "recipes.choose resolves the selection"
-        self.config, self.task, self.watched, self.data = config, task, watched, data
+        self.config, self.task, self.watched = config, task, watched
         self.train, self.evaluate, self.log = train, evaluate, log
         self.on_selected, self.lost, self.on_step, self.world = on_selected, lost, on_step, world
         self.save_start = save_start
-        self.folder = folder / CHECKPOINTS
         if config.engine.channels_last:
             module.to(memory_format=torch.channels_last)
         self.module = module
@@ -157,18 +130,25 @@ class Trainer:
             torch.backends.cudnn.deterministic = True  # resuming in the same bits needs the same sums
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
         self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
+        self.saved = Saved(
+            folder,
+            module=module,
+            average=self.average,
+            optimizer=self.optimizer,
+            length=Length(self.total, train.steps_per_epoch, in_epochs=bool(config.schedule.epochs)),
+            data=data,
+            best=config.engine.select == "best",
+            log=log,
+            world=world,
+        )
+        self.guard = Guard(module, self.optimizer)
         self.at = Position()
         self._errors: list[float] = []  # at each evaluation: what schedules may follow
         self.running = Metrics(task, device=self.device)
         self._late = 0  # minutes have passed since the last checkpoint: rank 0's clock decides
         self._unsettled = world.size > 1
-        self._exact = True  # the state is that of a step's end, and so may be saved
-        self._updating = False  # the optimizer has begun to move weights
         self._saved = (-1, -1)  # step and evaluation of the last checkpoint
         self._saved_at = self._mark = time.perf_counter()
-        self._buffers = list(module.buffers())
-        self._spare = [buffer.clone() for buffer in self._buffers]
-        self.optimizer.register_step_pre_hook(lambda *_: setattr(self, "_updating", True))
 
     def fit(self) -> FitResult:
         """Trains to the end from the newest checkpoint, or from the start when there is none.
@@ -203,7 +183,7 @@ class Trainer:
                     with closing(self.train.epoch(epoch, start)) as batches:  # type: ignore[type-var]
                         while at.step < end:
                             batch = self._together(signals, lambda: next(batches))
-                            with self._whole_or_nothing():
+                            with self.guard.whole_or_nothing(self._explain):
                                 if self._unsettled:
                                     self._settle(batch)
                                 at.rate = self._rate(at.step)
@@ -307,8 +287,7 @@ class Trainer:
         """A pass without effect: gradients are summed in an order that is fixed after the first, wherever that is."""
         self.net(torch.zeros_like(batch.images[:2])).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
-        for buffer, spare in zip(self._buffers, self._spare, strict=True):
-            buffer.copy_(spare)
+        self.guard.take_back()
         self._unsettled = False
 
     def _reestimate(self, signals: StopSignals) -> None:
@@ -344,33 +323,15 @@ class Trainer:
         at.train_seconds += seconds
         at.epoch_seconds += seconds
 
-    @contextmanager
-    def _whole_or_nothing(self) -> Iterator[None]:
-        """What fails inside for a known reason, before the optimizer moves, leaves the state as it was.
-
-        Raises:
-            TrainingError: in its place, with what to do.
-        """
-        self._exact = self._updating = False
-        if self._buffers:  # batch norm moves its statistics on the way forward
-            torch._foreach_copy_(self._spare, self._buffers)
-        try:
-            yield
-        except (MemoryError, RuntimeError, RankError) as error:
-            explained = self.world.explain(error) or _explain(error, self.at.step + 1, self.config)
-            if self._updating or explained is None:
-                raise
-            for buffer, spare in zip(self._buffers, self._spare, strict=True):
-                buffer.copy_(spare)
-            self._exact = True
-            raise explained from error
-        self._exact = True
+    def _explain(self, error: BaseException) -> PlusxError | None:
+        """What a failure of the coming step means to a user; None where nobody knows."""
+        return self.world.explain(error) or explain(error, self.at.step + 1, self.config.engine)
 
     def _select(self, metrics: Metrics) -> None:
         """Records an evaluation, keeps its network if it is the one to keep, and saves."""
         at, seconds = self.at, self._lap()
         if not math.isfinite(metrics.loss):
-            self._exact = False
+            self.guard.exact = False
             raise DivergedError(f"step {at.step}: the loss on {self.watched} is not finite.")
         row = self._row(self.watched, metrics, metrics.n / seconds)
         rows = [self._train_row(), row]
@@ -406,33 +367,16 @@ class Trainer:
         return self._mark - before
 
     def _save(self, leaving: bool = False) -> None:
-        """Writes a checkpoint of this step; other ranks wait for rank 0, however slow its disk, unless they leave.
+        """Writes a checkpoint of this step.
 
         Raises:
             TrainingError: it cannot be written; those before are still there.
         """
-        self._exact = False
+        self.guard.exact = False
         self._lap()
-        document = self._document(self.at)
-        optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
-        running = {"running/totals": self.running.totals}
-        topic = f"saved/{self.at.step}/{self.at.evaluated}"
-        if self.world.leads:  # every rank holds the same
-            checkpoint.save(self.folder, self.at.step, document, self._weights() | optimizer | running)
-            self.world.tell(topic)
-        elif not leaving:
-            self.world.told(topic)
+        self.saved.write(self.at, self.running, leaving)
         self._saved, self._saved_at = (self.at.step, self.at.evaluated), time.perf_counter()
-        self._exact = True
-
-    def _document(self, at: Position) -> dict[str, Any]:
-        per_epoch = self.train.steps_per_epoch
-        return {"position": dataclasses.asdict(at), "steps_per_epoch": per_epoch, "data": self.data}
-
-    def _weights(self) -> dict[str, Tensor]:
-        average = self.average.module.state_dict() if self.average else {}
-        named = {f"model/{name}": value for name, value in self.module.state_dict().items()}
-        return named | {f"ema/{name}": value for name, value in average.items()}
+        self.guard.exact = True
 
     def _resume(self) -> None:
         """Continues from the newest checkpoint that is whole.
@@ -440,84 +384,16 @@ class Trainer:
         Raises:
             ModelFileError: checkpoints that are all damaged, or of another network or plan.
         """
-        if self.world.leads:
-            for folder in (self.folder, self.folder.parent):
-                checkpoint.clean(folder)
-            found, notes = checkpoint.newest(self.folder)
-            for note in notes:
-                self.log.line(note)
-            if found and found.document["data"] != self.data:
-                found = self._moved(found)
-            if found and found.document["position"]["best"] and (why := self.lost()):
-                found = self._without_model(found, why)
-            self.world.tell("checkpoint", found and found.path.name)
-        else:
-            name = self.world.told("checkpoint")
-            found = checkpoint.load(self.folder / name) if name else None
+        found = self.saved.newest(self.lost)
         if found:
-            self._load(found)
+            self.at = self.saved.restore(found, self.running)
+            self._errors = self._watched_errors()
+            self._saved = (self.at.step, self.at.evaluated)
             self.log.line(f"continuing after step {self.at.step:,} of {self.total:,}, from {found.path.name}")
         self.log.rows(self.at.rows)
         self._saved_at = self._mark = time.perf_counter()
         if self.save_start and not found:
             self._save()
-
-    def _moved(self, found: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-        """A checkpoint of other data, now at the start of its next epoch, in the place of all others.
-
-        A run whose length is in steps goes on at its next step. Steps of an epoch may be more or fewer now: those of
-        metrics move with them. What was measured on the old data is no longer the best of anything.
-        """
-        at, tensors = Position(**found.document["position"]), dict(found.tensors)
-        old, new = found.document["steps_per_epoch"], self.train.steps_per_epoch
-        if self.config.schedule.epochs:
-            at.step = min(math.ceil(at.step / old) * new, self.total)
-            at.rows = [row | {"step": round(row["step"] * new / old)} for row in at.rows]
-        elif at.step < self.total:  # in mid-epoch, whose counts begin anew
-            tensors["running/totals"] = torch.zeros_like(tensors["running/totals"])
-        at.evaluated, at.best = at.step - (at.step == self.total), None
-        at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
-        self.log.line(f"going on with the changed data from epoch {at.step // new + 1}, after step {at.step:,}")
-        return self._in_place_of_all(at.step, self._document(at), tensors)
-
-    def _without_model(self, found: checkpoint.Checkpoint, why: str) -> checkpoint.Checkpoint:
-        """A checkpoint that does not count on a model file that is lost, in the place of all others.
-
-        The weights of the best evaluation were nowhere else. The next one writes the file; the last is made again.
-        """
-        at = Position(**found.document["position"])
-        at.evaluated -= at.evaluated == self.total
-        at.rows = [row for row in at.rows if row["step"] <= at.evaluated]
-        self.log.line(f"the next evaluation writes the model file anew: {why}")
-        if self.config.engine.select == "best":
-            at.best = None
-            self.log.line("the best evaluation so far counts no more: its weights are lost")
-        document = found.document | {"position": dataclasses.asdict(at)}
-        return self._in_place_of_all(at.step, document, found.tensors)
-
-    def _in_place_of_all(
-        self, step: int, document: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> checkpoint.Checkpoint:
-        path = checkpoint.save(self.folder, step, document, tensors)
-        for other in checkpoint.stored(self.folder):
-            if other != path:
-                other.unlink()
-        return checkpoint.load(path)
-
-    def _load(self, found: checkpoint.Checkpoint) -> None:
-        per_epoch = found.document["steps_per_epoch"]
-        if per_epoch != self.train.steps_per_epoch:
-            message = f"{found.path}: made with {per_epoch} steps an epoch, this run has {self.train.steps_per_epoch}."
-            raise ModelFileError(message, "Use the same data and batch, or another run folder.")
-        optimizer = {n.removeprefix("optim/"): t for n, t in found.tensors.items() if n.startswith("optim/")}
-        weights = {n: t for n, t in found.tensors.items() if n.startswith(("model/", "ema/"))}
-        _copy_into(self._weights(), weights, found.path)
-        load_state_tensors(self.optimizer, self.module, optimizer)
-        counted = found.tensors["running/totals"]
-        self.running.totals[: len(counted)].copy_(counted)  # five in checkpoints of earlier versions
-        self.at = Position(**found.document["position"])
-        self._errors = self._watched_errors()
-        self._saved = (self.at.step, self.at.evaluated)
 
     def _leave(self, error: BaseException, signal: int | None) -> None:
         """The last save of a run that ends early; a second Ctrl-C, or a state that may not be saved, goes without.
@@ -528,7 +404,7 @@ class Trainer:
         """
         if isinstance(error, KeyboardInterrupt):
             return
-        if self._exact and self._saved != (self.at.step, self.at.evaluated):
+        if self.guard.exact and self._saved != (self.at.step, self.at.evaluated):
             try:
                 self._save(leaving=True)
             except Exception as failed:  # what ends the run goes first
@@ -537,7 +413,7 @@ class Trainer:
             raise Stopped(
                 f"stopped by {SIGNALS[signal]} after step {self.at.step:,} of {self.total:,}.", signal
             ) from None
-        if explained := _explain(error, self.at.step + 1, self.config):
+        if explained := explain(error, self.at.step + 1, self.config.engine):
             raise explained from error
 
     def _result(self) -> FitResult:
@@ -554,36 +430,6 @@ class Trainer:
         )
 
 
-def begun(folder: Path) -> bool:
-    """Whether a run folder holds checkpoints to continue from."""
-    return bool(checkpoint.stored(folder / CHECKPOINTS))
-
-
 def _statistics(module: nn.Module) -> list[Tensor]:
     """The running means and variances of batch norm."""
     return [value for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
-
-
-def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
-    """Fills tensors in place, all or none."""
-    wrong = own.keys() ^ given.keys() or {n for n in own if own[n].shape != given[n].shape}
-    if wrong:
-        message = f"{path}: of another network; {len(wrong)} tensors differ, {min(wrong)} is the first."
-        raise ModelFileError(message, "Use the run's own configuration, or another run folder.")
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(given[name])
-
-
-def _explain(error: BaseException, step: int, config: Config) -> TrainingError | None:
-    """What a user can do about a failure that is neither the data's nor ours."""
-    if isinstance(error, PlusxError):
-        return None
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
-        message = f"step {step}: out of memory with {config.engine.batch} examples a batch."
-        parts = f"engine.accumulate={2 * config.engine.accumulate}, which keeps the batch, or a smaller engine.batch"
-        return TrainingError(message, f"Set {parts}: {NEW_RUN}.")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        message = f"step {step}: torch.compile failed: {str(error).strip().splitlines()[0][:200]}"
-        return TrainingError(message, "Install what it asks for, or set engine.compile=false.")
-    return None

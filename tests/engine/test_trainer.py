@@ -226,7 +226,7 @@ def test_compiled_networks_train_and_keep_their_names(
     assert trainer.net is not trainer.module
     assert result.final["loss"] == pytest.approx(wanted.final["loss"], abs=0 if backend == "eager" else 0.2)
     assert trainer.module.state_dict().keys() == plain.module.state_dict().keys()
-    saved = checkpoint.load(trainer.folder / "step-000000015.safetensors").tensors
+    saved = checkpoint.load(trainer.saved.folder / "step-000000015.safetensors").tensors
     assert not [name for name in saved if "_orig" in name]
 
 
