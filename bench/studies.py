@@ -52,7 +52,7 @@ def page(documents: list[dict[str, Any]]) -> str:
         parts += [f"## {d['name']}\n", f"{d['claim']} ({d['source']}) **{d['verdict'].capitalize()}.**\n"]
         parts += compared(d)
         now = get_study(d["name"])
-        if (d["claim"], d["settings"]) != (now.claim, settings(now.arms(d["budget"]))):
+        if (d["claim"], d["settings"]) != (now.claim, settings(now.arms(d["budget"]), {})):
             parts.append("Measured before the study was changed: it makes other runs and claims now.\n")
         parts += [f"- {c['claim']} **{c['verdict'].capitalize()}**: {c['reason']}" for c in d["claims"]]
         measures = "; ".join(f"`{name}`: {meaning}" for name, meaning in d["measures"].items())
@@ -85,7 +85,8 @@ def compared(d: dict[str, Any]) -> list[str]:
 def row(r: dict[str, Any]) -> str:
     """One line of the table."""
     paper = ("", "") if r["paper"] is None else (f"{r['paper']:.4g}", f"{r['difference']:+.2g}")
-    return f"| {r['arm']} | {r['measure']} | {r['n']} | {r['mean']:.4g} | {r['std']:.2g} | {paper[0]} | {paper[1]} |"
+    std = "" if r["std"] is None else f"{r['std']:.2g}"
+    return f"| {r['arm']} | {r['measure']} | {r['n']} | {r['mean']:.4g} | {std} | {paper[0]} | {paper[1]} |"
 
 
 def main() -> None:

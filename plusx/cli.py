@@ -24,6 +24,8 @@ from plusx.errors import PlusxError
 from plusx.studies import BUDGETS, STUDIES
 from plusx.text import plural, show
 
+MAX_GROUPS = 20  # of leaking images that `plusx check` prints, and of others that are there twice
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -261,7 +263,7 @@ def predict(
         rows = run_predict(model, paths, top=top, progress=progress, note=_note)
     if out is not None:
         write(rows, out)
-        _say(f"{plural('row', len(rows))} written to {out}", stderr=as_json)
+        _say(f"{plural('row', len(rows))} written to {show(str(out))}", stderr=as_json)
     if as_json:
         _print_json(rows)
     elif out is None:
@@ -405,7 +407,7 @@ def _say(text: str, *, stderr: bool = False) -> None:
 
 
 def _note(text: str) -> None:
-    _say(f"note: {text}", stderr=True)
+    _say(f"note: {show(text)}", stderr=True)
 
 
 def _visible(text: str) -> str:
@@ -426,7 +428,7 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_visible(cell)) for cell in row))
+        table.add_row(*(escape(show(cell)) for cell in row))
     console = Console(highlight=False, emoji=False)
     console.width = console.width if console.is_terminal else 160
     console.print(table)
@@ -462,9 +464,9 @@ def _print_evaluation(evaluation: Any) -> None:
         f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {plural('image', e.n)}, {e.protocol}"
     )
     if len(e.models) > 1:
-        _say(f"mean of {len(e.models)} models: {', '.join(e.models)}")
+        _say(f"mean of {len(e.models)} models: {', '.join(map(show, e.models))}")
     for note in e.notes:
-        _say(f"note: {note}")
+        _say(f"note: {show(note)}")
     if len(e.per_class) <= 100:
         rows = (
             (name, f"{c['n']:,}", *(_percent(c[k]) if c["n"] else "-" for k in ("precision", "recall", "f1")))
@@ -476,9 +478,10 @@ def _print_evaluation(evaluation: Any) -> None:
 def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         if "error" in row:
-            _say(f"{row['path']}: {row['error']}", stderr=True)
+            _say(show(f"{row['path']}: {row['error']}"), stderr=True)
         else:
-            _say(f"{row['path']}: " + ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"]))
+            labels = ", ".join(f"{x['label']} {_percent(x['probability'])}" for x in row["labels"])
+            _say(show(f"{row['path']}: {labels}"))
 
 
 def _print_run_files(found: dict[str, Any]) -> None:
@@ -498,7 +501,14 @@ def _print_study(result: Any) -> None:
     for part in result.claims:
         _say(f"  {part['verdict']}: {part['claim']} ({part['reason']})")
     rows = (
-        (r["arm"], r["measure"], str(r["n"]), f"{r['mean']:.4g}", f"{r['std']:.2g}", _signed(r["difference"]))
+        (
+            r["arm"],
+            r["measure"],
+            str(r["n"]),
+            f"{r['mean']:.4g}",
+            "" if r["std"] is None else f"{r['std']:.2g}",
+            _signed(r["difference"]),
+        )
         for r in result.table
     )
     _print_table(("arm", "measure", "n", "mean", "std", "minus the paper's"), rows)
@@ -518,8 +528,12 @@ def _print_check(report: Any) -> None:
         _print_table(("class", *splits), rows)
     for bad in report.bad:
         _say(f"bad: {bad['path']}: {bad['reason']}")
-    for group in report.duplicates:
-        _say(f"{'leak' if group in report.leaks else 'duplicate'} (same {group['same']}): {', '.join(group['paths'])}")
+    others = [group for group in report.duplicates if len(set(group["splits"])) == 1]
+    for kind, groups in (("leak", report.leaks), ("duplicate", others)):
+        for group in groups[:MAX_GROUPS]:
+            _say(f"{kind} (same {group['same']}): {', '.join(group['paths'])}")
+        if len(groups) > MAX_GROUPS:
+            _say(f"{plural(f'more {kind}', len(groups) - MAX_GROUPS)}: --json lists all")
     for warning in report.warnings:
         _say(f"warning: {warning}")
     found = len(report.bad) + len(report.duplicates) + len(report.warnings)

@@ -81,7 +81,7 @@ class AugmentConfig:
     pad: int = option("padding on each side for translate, px", 0, low=0, below=257)
     padding_mode: str = option("what translate pads with", "zeros", choices=("zeros", "reflect"))
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
-    shorter_side: tuple[int, int] = option("range of the shorter side for scale, px", (256, 480), low=1)
+    shorter_side: tuple[int, int] | None = option("range of the shorter side for scale, px", None, low=1)
     flip: str | None = option(
         "mirror: never, at random, or every other epoch", None, choices=("none", "random", "alternate")
     )
@@ -132,12 +132,6 @@ class OptimConfig:
         "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
     )
     clip_norm: float | None = option("largest gradient norm", None, low=1e-9)
-    precondition: str = option(
-        "none; inputs: gradients of convolutions times the inverse covariance of their inputs (a departure)",
-        "none",
-        choices=("none", "inputs"),
-    )
-    damping: float = option("added to that covariance, as a share of its mean variance", 0.1, low=1e-6)
     label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0, below=1)
     body_lr: float = option("learning rate of all but the head, as a share of lr", 1.0, low=0)
     freeze: str = option("parts that do not train", "none", choices=("none", "body"))
@@ -158,9 +152,14 @@ class ScheduleConfig:
     milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0, below=1)
     patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
     factor: float = option("decay factor at each milestone or plateau", 0.1, low=0, below=HUGE)
-    final: float = option("last learning rate of cosine and linear, as a share of the peak", 0.0, low=0, below=HUGE)
+    final: float = option(
+        "learning rate that cosine and linear would reach a step after the last, as a share of the peak",
+        0.0,
+        low=0,
+        below=HUGE,
+    )
     final_weight_decay: float = option(
-        "weight decay at the end of the run, reached in a straight line, as a share of optim.weight_decay",
+        "weight decay to which a straight line leads, a step after the last, as a share of optim.weight_decay",
         1.0,
         low=0,
         below=HUGE,
@@ -269,19 +268,21 @@ def several(given: Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """`["optim.lr=0.1", …]`, or one of them -> `{"optim.lr": 0.1, …}`, typed by the fields.
+def parse_overrides(texts: Iterable[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`["optim.lr=0.1", …]`, or one of them -> `{"optim.lr": 0.1, …}`, typed by the fields, after values of flags.
 
     Raises:
-        ConfigError: an unknown field, a value of another type or out of bounds, all of them at once.
+        ConfigError: an unknown field, a value of another type or out of bounds, two values of one field, all of them at
+            once.
     """
     known = {
         f"{s}.{f.name}": (typing.get_type_hints(c)[f.name], f.metadata)
         for s, c in SECTIONS.items()
         for f in dataclasses.fields(c)
     }
-    changes: dict[str, Any] = {}
-    problems = []
+    changes = dict(flags or {})
+    typed = known | {"seed": (int, Config.__dataclass_fields__["seed"].metadata)}
+    problems = [p for key, value in changes.items() for p in _value_problems(key, value, *typed[key])]
     for text in several(texts):
         key, equals, raw = text.partition("=")
         if not equals:
@@ -292,11 +293,14 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         else:
             hint, metadata = known[key]
             try:
-                changes[key] = _parse(raw, hint)
+                value = _parse(raw, hint)
             except ValueError:
                 problems.append(f"{key}: got {raw!r}, expected {_type_name(hint)}")
             else:
-                problems += _value_problems(key, changes[key], hint, metadata)
+                wrong = _value_problems(key, value, hint, metadata)
+                if not wrong and changes.setdefault(key, value) != value:
+                    wrong = [f"{key}: got {changes[key]!r} and {value!r}, expected one value"]
+                problems += wrong
     if problems:
         raise ConfigError("; ".join(problems), "`plusx recipes --fields` lists every field and what it takes.")
     return changes
@@ -441,15 +445,12 @@ def _cross_problems(config: Config) -> list[str]:
     if config.optim.freeze == "body" and config.engine.precise_bn:
         kept = "expected 0 with optim.freeze=body, whose statistics stay as given"
         problems.append(f"engine.precise_bn: got {config.engine.precise_bn}, {kept}")
-    if config.optim.precondition != "none":
-        needed = {"optim.name=sgd": config.optim.name == "sgd", "engine.compile=false": not config.engine.compile}
-        problems += [f"optim.precondition: needs {name}" for name, met in needed.items() if not met]
     repeats, batch = config.augment.repeats, config.engine.batch
     if batch is not None and 1 < batch < 4 * repeats:
         problems.append(f"augment.repeats: got {repeats}, expected at most a quarter of engine.batch ({batch})")
     low, high = config.augment.area
     if not 0 < low <= high <= 1:
         problems.append(f"augment.area: got {config.augment.area}, expected 0 < low <= high <= 1")
-    if config.augment.shorter_side[0] > config.augment.shorter_side[1]:
+    if config.augment.shorter_side and config.augment.shorter_side[0] > config.augment.shorter_side[1]:
         problems.append(f"augment.shorter_side: got {config.augment.shorter_side}, expected low <= high")
     return problems

@@ -20,7 +20,7 @@ from plusx.models import create_model
 from plusx.plan import read_json
 from plusx.threads import own_cores
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "torchmetrics")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow", "simplejpeg")
 
 
 def examine() -> dict[str, Any]:

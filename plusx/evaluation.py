@@ -194,11 +194,12 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
             return made  # wherever it lies now
         if not own:
             made = _screened(open_dataset(source, config), config, on_bad_image)
-    except DataError:  # nobody could train on it, so no run did
-        if split is not None:
-            raise
-        return found
-    if split is None and not own:
+    except DataError as error:  # it cannot be split: as it is now, nobody could train on it
+        if split is not None or own:
+            hint = "Mend the data, or measure all of it, what was trained on too, with --split all."
+            raise DataError(f"the split of the run cannot be made again: {error.message}", hint) from error
+        made = None
+    if made is None or (split is None and not own):
         return found.changed(notes=("not the run's own data: if some was trained on, the result is too good",))
     return made.changed(notes=(f"not the examples that the run recorded: {split or 'val'} was made again by its rule",))
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ FREE = (
     *("data.root", "data.workers", "engine.checkpoint_minutes", "engine.checkpoint_steps", "engine.compile"),
     *("engine.cuda_graphs", "engine.device", "engine.on_bad_image", "engine.tensorboard", "engine.threads"),
 )
+LEFT_OPEN = ("recipe", "weights", "schedule.epochs", "schedule.steps")  # as None means no more than not given
 OPTIONS = ("width", "shortcut", "stride_in", "stem", "norm_order", "norm", "whiten_input")  # of `create_model`
 
 
@@ -58,20 +59,16 @@ class Request:
         """The flags and `--set` values as changes of config fields.
 
         Raises:
-            ConfigError: a `--set` that names no field or has a value that does not fit it; a field that is set to two
-                values; both a number of epochs and one of steps.
+            ConfigError: a flag or `--set` that has a value that does not fit, or names no field; a field that is set
+                to two values; both a number of epochs and one of steps.
         """
         flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
         flags |= {"data.size": self.size, "seed": self.seed}
-        changes = {key: value for key, value in flags.items() if value is not None}
-        others = configs.parse_overrides(self.overrides)
-        if twice := [key for key in changes if others.get(key, changes[key]) != changes[key]]:
-            message = f"{twice[0]}: got {changes[twice[0]]!r} by its flag and {others[twice[0]]!r} by --set."
-            raise ConfigError(message, "Leave one of them out.")
-        changes |= others
+        given = {key: value for key, value in flags.items() if value is not None}
+        changes = configs.parse_overrides(latest(self.overrides), given)
         if changes.get("schedule.steps") and changes.get("schedule.epochs"):
-            given = f"{plural('epoch', changes['schedule.epochs'])} and {plural('step', changes['schedule.steps'])}"
-            raise ConfigError(f"schedule: got {given}, expected one of them.", "Leave --epochs or schedule.steps out.")
+            both = f"{plural('epoch', changes['schedule.epochs'])} and {plural('step', changes['schedule.steps'])}"
+            raise ConfigError(f"schedule: got {both}, expected one of them.", "Leave --epochs or schedule.steps out.")
         if changes.get("schedule.steps"):
             changes["schedule.epochs"] = None
         elif "schedule.epochs" in changes:
@@ -85,11 +82,13 @@ class Request:
     def differences(self, old: "Request") -> dict[str, str]:
         """By field, what makes this another run than that of an old request; what is `FREE` does not."""
         before, now = old._fixed(), self._fixed()
-        differ = [key for key in now if _place(key, before[key]) != _place(key, now[key])]
-        return {key: f"{key} was {before[key]!r}, now {now[key]!r}" for key in differ}
+        differ = [key for key in before | now if _place(key, before) != _place(key, now)]
+        return {key: f"{key} was {_told(key, before)}, now {_told(key, now)}" for key in differ}
 
     def _fixed(self) -> dict[str, Any]:
-        return {**self.to_dict(), "overrides": [text for text in self.overrides if _field(text) not in FREE]}
+        given = {"data": self.data, "recipe": self.recipe, "weights": self.weights, "seed": Config.seed}
+        given |= self.changes()
+        return {k: value for k, value in given.items() if k not in FREE and not (value is None and k in LEFT_OPEN)}
 
     def continuing(self, old: "Request") -> "Request":
         """This request with the `FREE` overrides of an old one that it does not give itself."""
@@ -113,9 +112,19 @@ def _field(override: str) -> str:
     return override.partition("=")[0]
 
 
-def _place(key: str, value: Any) -> Any:
+def latest(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Overrides without those that a later one of the same field replaces."""
+    return tuple({text.partition("=")[:2]: text for text in overrides}.values())
+
+
+def _told(key: str, values: Mapping[str, Any]) -> str:
+    return repr(values[key]) if key in values else "not given"
+
+
+def _place(key: str, values: Mapping[str, Any]) -> str:
     """A value of a request; of a path, which can be written in many ways, where it leads."""
-    return os.path.realpath(value) if key in ("data", "weights") and value and value not in SOURCES else value
+    path = values.get(key) if key in ("data", "weights") else None
+    return os.path.realpath(path) if path and path not in SOURCES else _told(key, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +152,27 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     changes = request.changes()
     picked = default_recipe(facts, request.weights is not None, changes.get("data.size"))
     kept = settings(origin, changes) if origin else {}
-    config = configs.replace(get_recipe(request.recipe or picked.value)(facts), kept | changes)
+    recipe = get_recipe(request.recipe or picked.value)(facts)
+    moved = in_proportion(recipe, kept | changes)
+    config = configs.replace(recipe, moved | kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
     machine = Machine("cuda" if torch.cuda.is_available() else "cpu", cores=max(1, own_cores() // processes))
     config, choices = choose(config, facts, machine, resolve)
     if config.engine.select == "best" and facts.n_val == 0:
         message = "engine.select: got best, but there is no val split, and a test split must not select"
         raise ConfigError(message, "Leave it out, or hold a part of train out: --set data.val_fraction=0.1.")
-    choices = (*(Choice(field, value, "as the weights were trained") for field, value in kept.items()), *choices)
+    known = {"as the weights were trained": kept, "the recipe's, in proportion to the size": moved}
+    choices = (*(Choice(*one, reason) for reason, fields in known.items() for one in fields.items()), *choices)
     return config, choices if request.recipe else (picked, *choices)
+
+
+def in_proportion(recipe: Config, given: Mapping[str, Any]) -> dict[str, int]:
+    """The sides that a recipe sets, in px, at another size than its own; not those that are given."""
+    size, own = given.get("data.size"), recipe.data.size
+    if size is None or own is None or size == own:
+        return {}
+    sides = {"data.resize": recipe.data.resize, "augment.size": recipe.augment.size}
+    return {field: round(side * size / own) for field, side in sides.items() if side and field not in given}
 
 
 def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:

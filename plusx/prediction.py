@@ -40,7 +40,7 @@ def predict(
 
     Raises:
         ModelFileError: a model file that cannot be used.
-        PlusxError: no file at all, or `top` below 1.
+        PlusxError: no file at all, what is no path, or `top` below 1.
     """
     check_top(top)
     classifier = model if isinstance(model, Classifier) else load(model)
@@ -66,7 +66,8 @@ def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
     suffix = Path(path).suffix
     if suffix not in writers:
-        raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.")
+        hint = "For JSON, name a .jsonl file, or print one value with --json." if suffix == ".json" else ""
+        raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.", hint)
     if os.path.isdir(path):
         raise PlusxError(f"{path}: a folder, expected a file.", "Choose another --out.")
     folder = Path(path).absolute().parent

@@ -20,9 +20,9 @@ from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.initial import start_network
-from plusx.models import count_macs
+from plusx.models import count_macs, resolve
 from plusx.plan import FREE, Plan, Request, decide, read_json, read_plan, write_json, write_plan
-from plusx.recipes import Choice
+from plusx.recipes import Choice, get_recipe
 from plusx.text import listed, plural
 from plusx.threads import own_cores
 
@@ -42,6 +42,23 @@ def held_out_before(folder: Path) -> dict[str, bool]:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         message = f"{path}: not the record of a run's data, or damaged ({error!r})."
         raise ModelFileError(message, "Restore it, or name another folder with --out.") from error
+
+
+def check_request(request: Request) -> None:
+    """Refuses of a new run what needs no data to be seen.
+
+    Raises:
+        ConfigError: no such recipe, network or device.
+        ModelFileError: weights that are not there or damaged.
+    """
+    given = request.changes()
+    get_recipe(request.recipe or "small")
+    if name := given.get("model.name"):
+        resolve(name)
+    if request.weights:
+        weights.origin(request.weights)
+    if (device := given.get("engine.device") or "").startswith("cuda"):
+        modelfile.check_device(device, "engine.device")
 
 
 def prepare(
@@ -88,7 +105,7 @@ def prepare(
     if recorded is not None and plan != recorded and not rank:
         write_plan(path, plan)
     changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
-    dataset = dataset.changed(notes=tuple(changed))
+    dataset = dataset.changed(notes=(*changed, *manifest.leaks(found)))
     for note in (*dataset.notes, *plan.notes):
         log.line(f"note: {note}")
     for choice in plan.choices:

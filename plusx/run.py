@@ -28,7 +28,7 @@ from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
 from plusx.plan import Plan, Request, read_json, recorded_request
-from plusx.prepare import held_out_before, prepare
+from plusx.prepare import check_request, held_out_before, prepare
 from plusx.result import Run, finished_run
 
 
@@ -89,6 +89,8 @@ def train(
         if (finished := finished_run(folder, request)) is not None:
             verify(finished)
             return finished
+        if world.leads and not (folder / "config.json").exists():
+            check_request(request)
         dataset = open_dataset(request.data, request.data_config(), before=held_out_before(folder))
         if dataset.watched is None:
             raise DataError(
@@ -153,7 +155,7 @@ def default_folder(request: Request) -> Path:
     while True:
         folder = Path("runs") / (name if i == 1 else f"{name}-{i}")
         made = folder / "config.json"
-        with suppress(KeyError, TypeError):  # the record of another version is no such request
+        with suppress(KeyError, TypeError, ConfigError):  # the record of another version is no such request
             if not made.exists() or not request.differences(recorded_request(read_json(made))):
                 return folder
         i += 1

@@ -24,6 +24,7 @@ IMAGENET = ("imagenet", "imagenet-v1", "imagenet-v2")
 PUBLISHED = ("resnet18", "resnet34", "resnet50-v1.5", "resnet101-v1.5", "resnet152-v1.5")
 UNSEEN = ("stride_in", "norm_order")  # what changes a network's answers and no shape of its tensors
 LEAST_SHARE = 0.9  # of the tensors of two bodies that must go together; another stem leaves out one to five
+STRIDED = re.compile(r"layer[2-4]\.0\.conv1\.weight")  # where bottlenecks can have their stride in the 1x1
 COUNTER = "num_batches_tracked"  # fits everywhere and carries nothing
 
 
@@ -97,8 +98,19 @@ def load_weights(module: nn.Module, source: str | Path, classes: Sequence[str] |
         else Loaded(name, False, "its weight has another shape")
         for name, tensor in here.items()
     ]
+    if given_classes is None:
+        rows = _doubted(rows, network.arch)
     rows += [Loaded(name, False, "no place in this network") for name in given if name not in here]
     return rows + [Loaded(name, False, f"not a weight: {what}") for name, what in skipped.items()]
+
+
+def _doubted(rows: list[Loaded], arch: Mapping[str, Any]) -> list[Loaded]:
+    """Rows of a file that does not say where its network has its strides; the tensors of a stride tell of others'."""
+    if arch.get("stride_in") != "1x1" or arch["name"].endswith(("-v1.5", "-d")):
+        return rows
+    why = "torchvision's and timm's ResNets of 50 and more layers have their stride in the 3x3; if these weights are "
+    why += f"theirs, choose {arch['name']}-v1.5"
+    return [row._replace(why=why) if row.loaded and STRIDED.fullmatch(row.name) else row for row in rows]
 
 
 def summary(rows: Sequence[Loaded]) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from plusx import cli
+from plusx.data.check import CheckReport
 from plusx.errors import PlusxError
 from tests.commands import ROOT, STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
@@ -321,6 +322,8 @@ def test_predict_writes_a_file(data: Path, run: Path, tmp_path: Path) -> None:
 def test_predict_refuses_a_suffix_before_the_work(run: Path) -> None:
     ran = plusx("predict", run, "nothing.png", "--out", "labels.txt")
     assert ran == Ran(1, "", "plusx: labels.txt: got the suffix '.txt', expected one of .csv, .jsonl, .parquet.\n")
+    said = plusx("predict", run, "nothing.png", "--out", "o.json").err
+    assert said.endswith(".parquet. For JSON, name a .jsonl file, or print one value with --json.\n")
 
 
 def test_predict_refuses_a_folder_that_is_not_there_before_the_work(run: Path, tmp_path: Path) -> None:
@@ -335,6 +338,46 @@ def test_names_cannot_steer_the_terminal(run: Path) -> None:
     assert "\x1b" not in ran.err
     joined = "👨\u200d👩\u200d👧"
     assert f"{joined}\\u202e.png: " in plusx("predict", run, f"{joined}\u202e.png").err
+
+
+def test_names_cannot_forge_lines(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a\\nb.png: No such file" in plusx("predict", run, "a\nb.png").err
+    name = "cat\nbad: forged"
+    forged = class_folders(tmp_path / "data", {name: 2, "b\nforged": 2})
+    begun = shutil.copytree(run, tmp_path / "run\nforged")
+    (begun / "result.json").unlink()
+    for words in (("check", forged), ("predict", begun, forged), ("evaluate", run, data, "--with", begun)):
+        ran = plusx(*words)
+        assert not re.search("^(bad: )?forged", ran.out + ran.err, re.MULTILINE)
+    out = tmp_path / "x\nforged.csv"
+    assert plusx("predict", run, forged, "--out", out).out == f"4 rows written to {tmp_path}/x\\nforged.csv\n"
+    cli._print_predictions([{"path": "1.png", "labels": [{"label": name, "probability": 1.0}]}])
+    cli._print_table(("class",), [(name,)])
+    cli._note(name)
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("cat\\nbad: forged") == 3
+
+
+def test_check_prints_the_first_of_many_equal_images(capsys: pytest.CaptureFixture[str]) -> None:
+    class Group(dict[str, Any]):
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("each with each takes minutes for 100,000")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    pairs = [("val" if i < 23 else "train", i) for i in reversed(range(45))]
+    equal = [Group(paths=[f"{i}a", f"{i}b"], splits=["train", split], same="bytes") for split, i in pairs]
+    cli._print_check(
+        CheckReport(90, {}, [], list(equal), [group for group in equal if group["splits"][1] == "val"], [])
+    )
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines[0] == "leak (same bytes): 22a, 22b"
+    assert lines[19:22] == [
+        "leak (same bytes): 3a, 3b",
+        "3 more leaks: --json lists all",
+        "duplicate (same bytes): 44a, 44b",
+    ]
+    assert lines[41:] == ["2 more duplicates: --json lists all", "45 findings; nothing was changed."]
 
 
 def test_json_without_a_stdout_goes_nowhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,11 +219,62 @@ def test_arguments_of_another_type_are_told() -> None:
 
 def test_a_flag_and_set_that_differ_are_refused() -> None:
     request = Request(data="x", model="resnet8", overrides=("model.name=resnet14",))
-    assert message(request.changes) == "model.name: got 'resnet8' by its flag and 'resnet14' by --set."
+    assert message(request.changes) == "model.name: got 'resnet8' and 'resnet14', expected one value"
+
+
+def test_a_field_has_one_value() -> None:
+    wanted = "optim.lr: got 0.1 and 0.2, expected one value"
+    assert message(lambda: configs.parse_overrides(["optim.lr=0.1", "optim.lr=0.2"])) == wanted
+    both = message(lambda: configs.parse_overrides(["optim.lr=0.1", "optim.lrr=1", "optim.lr=0.2"]))
+    assert both == f"optim.lrr: no such field, did you mean optim.lr?; {wanted}"
+    assert configs.parse_overrides(["optim.lr=0.1", "engine.batch=4", "optim.lr=0.10"])["optim.lr"] == 0.1
+
+
+def test_bounds_of_flags_are_those_of_fields() -> None:
+    found = message(Request(data="x", epochs=0, size=0, seed=-1, overrides=("engine.batch=0",)).changes)
+    assert found.split("; ") == [
+        "schedule.epochs: got 0, expected at least 1 or auto",
+        "data.size: got 0, expected at least 1 and below 8,193 or auto",
+        "seed: got -1, expected at least 0 and below 9.22337204e+18",
+        UNFIT["engine.batch=0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            Request(data="x", overrides=("optim.lr=0.1", "engine.batch=32")),
+            Request(data="x", overrides=("engine.batch=32", "optim.lr=0.10")),
+        ),
+        (Request(data="x", epochs=1), Request(data="x", overrides=("schedule.epochs=1",))),
+        (Request(data="x", epochs=1), Request(data="x", epochs=1, overrides=("schedule.steps=auto",))),
+        (Request(data="x", model="resnet8"), Request(data="x", overrides=("model.name=resnet8",))),
+        (Request(data="x", seed=0), Request(data="x")),
+        (Request(data="x", overrides=("engine.threads=2",)), Request(data="x")),
+    ],
+)
+def test_a_request_can_be_spelled_in_many_ways(one: Request, other: Request) -> None:
+    assert one.differences(other) == other.differences(one) == {}
+
+
+def test_what_differs_is_told_by_field() -> None:
+    old = Request(data="x", recipe="small", epochs=2, overrides=("optim.lr=0.1", "data.size=auto"))
+    new = Request(data="x", weights="w.pth", seed=3, overrides=("optim.lr=0.2", "schedule.steps=5"))
+    assert new.differences(old) == {
+        "recipe": "recipe was 'small', now not given",
+        "weights": "weights was not given, now 'w.pth'",
+        "seed": "seed was 0, now 3",
+        "schedule.epochs": "schedule.epochs was 2, now not given",
+        "schedule.steps": "schedule.steps was not given, now 5",
+        "optim.lr": "optim.lr was 0.1, now 0.2",
+        "data.size": "data.size was None, now not given",
+    }
 
 
 def test_json_and_back() -> None:
-    config = changed(*(text for text, _ in SET.values() if "none" not in text))
+    texts = {text.partition("=")[0]: text for text, _ in SET.values() if "none" not in text}
+    config = changed(*texts.values())
     plain = json.loads(json.dumps(configs.to_dict(config)))
     assert configs.from_dict(plain) == config
     assert plain.keys() == {"recipe", "seed", *SECTIONS}

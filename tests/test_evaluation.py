@@ -177,7 +177,9 @@ def test_other_data_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
     shutil.rmtree(data / "cat")
     for name in CLASSES[2:]:
         shutil.rmtree(data / name)
-    assert evaluate(run, data).n == 12  # one class is enough to be counted
+    result = evaluate(run, data)  # one class is enough to be counted
+    assert result.n == 12
+    assert any("not the run's own data" in note for note in result.notes)
 
 
 def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_path: Path) -> None:
@@ -186,6 +188,11 @@ def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_
     result = evaluate(run, data)
     assert (result.split, result.n) == ("val", 18)
     assert "not the examples that the run recorded" in result.notes[-1]
+    (data / "new").mkdir()  # a class without images, which cannot be trained on
+    with pytest.raises(DataError, match=r"the split of the run cannot be made again: .*new") as caught:
+        evaluate(run, data)
+    assert "--split all" in caught.value.hint
+    assert evaluate(run, data, split="all").n == 72
 
 
 def test_another_table_beside_that_of_the_run_is_other_data(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_what_is_left_out_of_folders_is_told(
     answers = predict(classifier, tmp_path / "link", note=notes.append)
     assert [answer["path"] for answer in answers] == [str(tmp_path / "link" / "a" / "1.jfif")]
     assert notes == [
-        "left out: files of type .heic (2)",
+        "left out: photos of a kind that is not read (.heic): convert them to JPEG (2)",
         "left out: files of type .txt (1)",
         f"left out: folder {tmp_path}/in/locked that cannot be read (1)",
         "left out: links that leave the folder (1)",
@@ -115,6 +115,19 @@ def test_answers_are_the_logits_of_evaluation(tmp_path: Path, classifier: Classi
         assert {x["label"]: x["probability"] for x in answer["labels"]} == dict(zip(CLASSES, row.tolist(), strict=True))
         shares = [x["probability"] for x in answer["labels"]]
         assert shares == sorted(shares, reverse=True)
+
+
+def test_pixels_in_memory_go_the_way_that_the_error_names(tmp_path: Path, classifier: Classifier) -> None:
+    path = picture(tmp_path / "1.png")
+    pixels = np.asarray(Image.open(path)).transpose(2, 0, 1)
+    for ask in (predict, Classifier.predict):
+        with pytest.raises(PlusxError, match="got ndarray, expected paths") as caught:
+            ask(classifier, pixels)  # type: ignore[operator]
+    model, images = classifier, [classifier.preprocess.load(x) for x in (pixels, path.read_bytes())]
+    assert "model.labels(model.module(torch.stack(images).to(model.device)))" in caught.value.hint
+    answers = model.labels(model.module(torch.stack(images).to(model.device)))
+    assert answers[0] == answers[1]
+    assert [x["label"] for x in answers[0]] == [x["label"] for x in predict(model, path)[0]["labels"]]
 
 
 def test_order_is_that_of_the_logits_even_where_probabilities_round(classifier: Classifier) -> None:

@@ -51,6 +51,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
         allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
         allowed |= {"model.norm_order", "augment.size"}
+        allowed |= {"augment.shorter_side"} if config.augment.crop != "scale" else set()
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
         assert {choice.field: choice.value for choice in choices}.items() <= resolved(config).items(), label
@@ -246,6 +247,20 @@ def test_the_papers_imagenet_training() -> None:
     assert config.schedule.steps == 600_000
     plateau, _ = decide(Request(data="x", recipe="imagenet-paper", overrides=("schedule.name=plateau",)), IMAGENET)
     assert learning_factor(plateau.schedule, 9, 600_000, SoFar(errors=[0.5] * 6)) == pytest.approx(0.1)
+
+
+def sides(recipe: str, *overrides: str, size: int | None = None) -> tuple[object, object, object]:
+    config, _ = decide(Request(data="x", recipe=recipe, size=size, overrides=overrides), IMAGENET)
+    return config.data.resize, config.augment.shorter_side, config.augment.size
+
+
+def test_another_size_keeps_a_recipes_proportions() -> None:
+    assert sides("imagenet-paper", size=128) == (146, (146, 274), None)
+    assert sides("imagenet-modern", size=288) == (298, None, 226)
+    assert sides("imagenet-modern", "data.resize=300", "augment.size=200", size=288) == (300, None, 200)
+    assert sides("imagenet-paper", "augment.shorter_side=130,140", size=128) == (146, (130, 140), None)
+    assert sides("photo", "augment.crop=scale", size=128) == (146, (146, 274), None)
+    assert sides("imagenet-modern", size=224) == (232, None, 176)
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,9 +223,64 @@ def test_another_command_is_told_what_differs(finished: bool, tmp_path: Path) ->
     before = contents(out)
     ran = plusx("train", "digits", "--out", out, *STEPS, "--seed", 3, "--set", "optim.lr=0.2")
     assert ran.code == 1
-    assert ran.err.startswith(f"plusx: {out} holds a run of another command: seed was None, now 3; overrides was [")
+    assert ran.err.startswith(f"plusx: {out} holds a run of another command: ")
+    assert ": seed was 0, now 3; optim.lr was not given, now 0.2. " in ran.err
     assert ran.err.endswith("Repeat that command to continue it, name another folder with --out, or delete this one.\n")
     assert contents(out) == before
+
+
+def test_the_same_command_in_other_words_is_the_same_run(tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path, *SMALL, "--epochs", 1)
+    assert plusx(*command, "--set", "optim.lr=0.1", "--set", "engine.batch=256").code == 0
+    wanted = model_file(tmp_path)
+    words = ("engine.batch=256", "optim.lr=0.10", "schedule.epochs=1", "model.name=resnet8")
+    again = (
+        "train",
+        "digits",
+        "--out",
+        tmp_path,
+        *SMALL[2:],
+        "--seed",
+        0,
+        *(w for one in words for w in ("--set", one)),
+    )
+    assert "finished before" in plusx(*again).out
+    unfinished(tmp_path)
+    ran = plusx(*again)
+    assert (ran.code, model_file(tmp_path)) == (0, wanted), ran.err
+    assert "otherwise than before" not in ran.err
+
+
+def test_a_run_of_before_goes_on_where_a_later_value_counted(tmp_path: Path) -> None:
+    command = ("train", "digits", "--out", tmp_path, *STEPS)
+    assert plusx(*command).code == 0
+    record = unfinished(tmp_path)
+    record["request"]["overrides"].insert(0, "schedule.steps=9")
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    ran = plusx(*command)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "resnet19"), "model.name: got 'resnet19'"),
+        (("--recipe", "smal"), "recipe: got 'smal'"),
+        (("--epochs", 0), "schedule.epochs: got 0"),
+        (("--size", 0), "data.size: got 0"),
+        (("--seed", -1), "seed: got -1"),
+        (("--weights", "missing.pth"), "missing.pth: no such file"),
+        (("--set", "engine.device=cuda:77"), "engine.device: got 'cuda:77': "),
+    ],
+)
+def test_what_needs_no_data_is_told_before_they_are_opened(
+    words: tuple[Any, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = plusx("train", "no-such-data", "--out", "run", *words)
+    assert ran.code == 1
+    assert ran.err.startswith(f"plusx: {said}")
+    assert contents(tmp_path) == {}
 
 
 def unfinished(folder: Path) -> dict[str, Any]:
@@ -516,7 +571,15 @@ def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [run["already_finished"] for run in found] == [False, True, False, False]
 
 
-@pytest.mark.parametrize("text", ["{}", '{"request": 1}', '{"request": {"data": "digits", "overrides": [], "new": 1}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"request": 1}',
+        '{"request": {"data": "digits", "overrides": [], "new": 1}}',
+        '{"request": {"data": "digits", "overrides": ["optim.gone=1"]}}',
+    ],
+)
 def test_the_folder_of_another_version_is_passed_over(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

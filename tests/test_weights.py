@@ -111,6 +111,28 @@ def test_torchvision_weights_move_in(tmp_path: Path, prefix: str) -> None:
     assert reasons(rows)["fc.weight"] == "a new head, for the file names none of its classes"
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_stride_that_may_be_elsewhere_is_told_of_files_of_others(suffix: str, tmp_path: Path) -> None:
+    path, tensors = tmp_path / f"w.{suffix}", network("resnet50").state_dict()
+    save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+    rows = load_weights(network("resnet50"), path)
+    assert all(row.loaded for row in rows)
+    said = "torchvision's and timm's ResNets of 50 and more layers have their stride in the 3x3; if these weights are "
+    told = (
+        "theirs, choose resnet50-v1.5: 3 tensors, layer2.0.conv1.weight, layer3.0.conv1.weight, layer4.0.conv1.weight"
+    )
+    assert summary(rows) == [f"{len(rows)} of {len(rows)} tensors loaded", said + told]
+    for name, options in (("resnet50-v1.5", {}), ("resnet50-v1.5", {"stride_in": "1x1"}), ("resnet50-d", {})):
+        tensors = network(name, **options).state_dict()
+        save_file(tensors, tmp_path / "other.safetensors")
+        assert len(summary(load_weights(network(name, **options), tmp_path / "other.safetensors"))) == 1
+
+
+def test_the_stride_of_our_own_files_is_known(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.safetensors", network("resnet50"))
+    assert len(summary(load_weights(network("resnet50"), path))) == 1
+
+
 def test_timm_names_of_the_d_variants_are_ours(tmp_path: Path) -> None:
     """timm's ResNet-18-d by hand: a stem of three convolutions, and shortcuts that average before they project."""
     norm = {"weight": (), "bias": (), "running_mean": (), "running_var": ()}

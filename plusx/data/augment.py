@@ -42,6 +42,7 @@ def crop_box(augment: AugmentConfig, draws: Sequence[float], height: int, width:
     """
     place_y, place_x = draws[-2:]
     if augment.crop == "scale":
+        assert augment.shorter_side is not None, "recipes.choose fills it"
         low, high = augment.shorter_side
         shorter = min(height, width)
         scaled = max(size, low + int(draws[0] * (high - low + 1)))

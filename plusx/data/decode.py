@@ -130,6 +130,15 @@ def decode_crop(
         return _tensor(image.crop((left, top, right, bottom)), channels, background)
 
 
+def image_error(source: object, name: str | None, reason: str) -> ImageError:
+    """What is wrong with an image; without the hint to run `plusx check` where it is no file."""
+    if isinstance(source, str | os.PathLike):
+        return ImageError(name or os.fspath(source), reason)
+    error = ImageError(name or "image bytes", reason)
+    error.hint = ""
+    return error
+
+
 def _edges(box: Box, down: float, across: float) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of a crop in an image scaled by these factors."""
     top, left, high, wide = box
@@ -139,7 +148,6 @@ def _edges(box: Box, down: float, across: float) -> tuple[int, int, int, int]:
 @contextmanager
 def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple[Image.Image, int, io.BytesIO]]:
     """An image whose header is acceptable, its orientation (1 to 8), its bytes; every error becomes an ImageError."""
-    called = name or ("image bytes" if isinstance(source, bytes) else os.fspath(source))
     try:
         # Nothing else keeps the bytes of a file, so that the stream may change them without a copy of megabytes.
         stream = io.BytesIO(source if isinstance(source, bytes) else _read(source, 8 * max_pixels + 2**24))
@@ -155,11 +163,11 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
         raise
     except UnidentifiedImageError as error:
         reason = f"not an image of the kinds {', '.join(FORMATS)}" if stream.getvalue() else "empty"
-        raise ImageError(called, reason) from error
+        raise image_error(source, name, reason) from error
     except OSError as error:
-        raise ImageError(called, error.strerror or str(error)) from error
+        raise image_error(source, name, error.strerror or str(error)) from error
     except Exception as error:  # Pillow's readers raise of every kind on hostile bytes
-        raise ImageError(called, str(error) or type(error).__name__) from error
+        raise image_error(source, name, str(error) or type(error).__name__) from error
 
 
 def _read(path: str | os.PathLike[str], limit: int) -> bytes:

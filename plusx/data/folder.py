@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,16 @@ from plusx.data.dataset import SPLIT_ALIASES, SPLITS, Dataset, Split, class_ids,
 from plusx.data.decode import EXTENSIONS
 from plusx.data.names import Names
 from plusx.errors import DataError
-from plusx.text import plural, show
+from plusx.text import listed, plural, show
 
 Lister = Callable[[str], list[os.DirEntry[str]]]
 ENDINGS = EXTENSIONS | {extension.upper() for extension in EXTENSIONS}  # nearly all are written so
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+PHOTOS = "photos of a kind that is not read"
+IN_MEMORY = (
+    "For pixels in memory, model.preprocess.load(...) takes an array, uint8 (C, H, W), or a file's bytes; "
+    "model.labels(model.module(torch.stack(images).to(model.device))) answers a batch of what it returns."
+)
 
 
 def read(source: str, config: DataConfig) -> Dataset:
@@ -42,8 +49,12 @@ def read(source: str, config: DataConfig) -> Dataset:
             f"{show(root)}: got {plural('image', left_out['images outside a class folder'])} and no class folders",
             "Put the images of each class in a folder with the class's name, or give a table with path,label.",
         )
-    splits = {name: _split(name, tree, classes, root, left_out) for name, tree in trees.items()}
-    return Dataset(os.path.basename(root), root, tuple(classes), "single", splits, _notes(left_out))
+    bare: list[str] = []
+    splits = {name: _split(name, tree, classes, root, left_out, bare) for name, tree in trees.items()}
+    notes = _notes(left_out)
+    if bare:
+        notes = (f"{plural('class folder', len(bare))} with no other images than {PHOTOS}: {listed(bare)}", *notes)
+    return Dataset(os.path.basename(root), root, tuple(classes), "single", splits, notes)
 
 
 def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], object] = warnings.warn) -> list[str]:
@@ -55,14 +66,13 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
     Arguments:
         paths: what the user named.
         note: told what is left out of the folders, counted as `read` counts it.
+
+    Raises:
+        DataError: what is no path.
     """
     found: list[str] = []
     left_out: Counter[str] = Counter()
-    for given in [paths] if isinstance(paths, str | Path) else paths:
-        if not isinstance(given, str | os.PathLike):
-            kind = type(given).__name__
-            raise DataError(f"got an object of type {kind} in the place of a path", "Save it as an image file first.")
-        path = os.fspath(given)
+    for path in _paths(paths):
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
@@ -71,6 +81,16 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
     for text in _notes(left_out):
         note(text)
     return found
+
+
+def _paths(given: Any) -> list[str]:
+    """What the user named, as a list; bytes are no list of numbers."""
+    single = isinstance(given, str | Path | bytes | bytearray | memoryview) or not np.iterable(given)
+    paths = [given] if single else list(given)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise DataError(f"got {type(path).__name__}, expected paths of files or folders, or globs", IN_MEMORY)
+    return [os.fspath(path) for path in paths]
 
 
 def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
@@ -92,7 +112,8 @@ def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
 
 
 def _notes(left_out: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"left out: {what} ({n:,})" for what, n in sorted(left_out.items()))
+    ranked = sorted(left_out.items(), key=lambda counted: (not counted[0].startswith(PHOTOS), counted))
+    return tuple(f"left out: {what} ({n:,})" for what, n in ranked)
 
 
 def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> dict[str, str]:
@@ -135,13 +156,19 @@ def is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in EXTENSIONS
 
 
-def _split(name: str, tree: dict[str, str], classes: dict[str, int], root: str, left_out: Counter[str]) -> Split:
+def _split(
+    name: str, tree: dict[str, str], classes: dict[str, int], root: str, left_out: Counter[str], bare: list[str]
+) -> Split:
     top, sizes = os.path.join(root, ""), [0] * len(classes)
 
     def found() -> Iterator[str]:  # one class at a time: millions of paths never are in memory as text
         for label, k in classes.items():
-            names = _walk(tree[label], root, left_out) if label in tree else []
+            here: Counter[str] = Counter()
+            names = _walk(tree[label], root, here) if label in tree else []
             sizes[k] = len(names)
+            if not names and any(what.startswith(PHOTOS) for what in here):
+                bare.append(os.path.relpath(tree[label], root))
+            left_out.update(here)
             yield from names
 
     names = Names(found())
@@ -225,4 +252,6 @@ def _inside(real: str, folder: str) -> bool:
 def _other(name: str) -> str:
     """How a file that is no image is counted: by its extension, when that is a plain one."""
     extension = os.path.splitext(name)[1].lower()
+    if extension in UNREAD:
+        return f"{PHOTOS} ({extension}): convert them to JPEG"
     return f"files of type {extension}" if extension[1:].isalnum() and len(extension) < 8 else "files of another type"

@@ -10,7 +10,7 @@ import numpy as np
 from plusx.data.dataset import Dataset, Split
 from plusx.data.scan import Finding
 from plusx.errors import DataError
-from plusx.text import listed
+from plusx.text import listed, plural
 
 FORMAT = 1
 FIELDS = ("path", "label", "size", "sha256")
@@ -79,6 +79,19 @@ def accepted(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         )
     change = {"from": old["hash"], "to": new["hash"], "change": compare(old, new).counts}
     return {**new, "accepted": [*old.get("accepted", ()), change]}
+
+
+def leaks(manifest: Mapping[str, Any]) -> list[str]:
+    """A note for each split of files that has some of train, byte for byte."""
+    hashes = {name: [row[-1] for row in split.get("examples", ())] for name, split in manifest["splits"].items()}
+    known = set(hashes.pop("train", ()))
+    shared = {name: sum(one in known for one in rows) for name, rows in hashes.items()}
+    return [
+        f"{n:,} of {plural('image', len(hashes[name]))} of {name} also in train, byte for byte: "
+        "its result is too good; `plusx check` lists them"
+        for name, n in shared.items()
+        if n
+    ]
 
 
 def held_out(manifest: Mapping[str, Any]) -> dict[str, bool]:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plusx.config import MAX_PIXELS, MAX_SIDE, MOST_PIXELS
-from plusx.data.decode import Source, decode
-from plusx.errors import ConfigError, ImageError
+from plusx.data.decode import Source, decode, image_error
+from plusx.errors import ConfigError
 
 BAND = 2**19  # pixels resized at a time
 LONGEST = 4  # shorter sides that a centre crop looks at; the rest of a very long image is never resized
+SLACK = 1e-3  # that values of an image may lie outside of 0..1, as after a resize
 SMALLEST, LARGEST = 1e-9, 1e9  # of a standard deviation; the latter of a mean too
 GRAY = (0.299, 0.587, 0.114)
 BATCH, BATCH_PIXELS = 128, 32 * 224**2  # of a forward pass of evaluation, at most
@@ -90,7 +91,14 @@ class Preprocess:
             raise ConfigError("; ".join(problems))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 0..255 or float32 0..1 (C, H, W) -> normalised float32 (C, size, size)."""
+        """uint8 0..255 or float32 0..1 (C, H, W) -> normalised float32 (C, size, size).
+
+        Raises:
+            ImageError: anything else.
+        """
+        if wrong := _unfit(image):
+            expected = "a tensor, uint8 or float32 with values from 0 to 1, of shape (1 or 3, H, W)"
+            raise image_error(image, "image", f"got {wrong}, expected {expected}")
         return self.normalize(self.square(image))
 
     def load(self, source: Source | NDArray[np.uint8], name: str | None = None) -> Tensor:
@@ -112,13 +120,13 @@ class Preprocess:
         if isinstance(source, np.ndarray):
             if source.dtype != np.uint8 or source.ndim != 3 or source.shape[0] not in (1, 3) or not source.size:
                 got = f"got an array of {source.dtype} {source.shape}, expected uint8 (1 or 3, H, W)"
-                raise ImageError(name or "image", got)
+                raise image_error(source, name or "image", got)
             return torch.from_numpy(np.require(source, requirements=("C", "W")))  # a copy of what PyTorch cannot share
         if isinstance(source, bytearray | memoryview):
             source = bytes(source)
         if not isinstance(source, str | os.PathLike | bytes):
             got = f"got {type(source).__name__}, expected a path, a file's bytes or an array"
-            raise ImageError(name or "image", got)
+            raise image_error(source, name or "image", got)
         return decode(
             source,
             max_pixels=self.max_pixels,
@@ -211,6 +219,20 @@ class Preprocess:
             raise ConfigError(f"preprocessing: got fields {sorted(plain)}, expected {sorted(names)}")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
         return cls(**values)
+
+
+def _unfit(image: Any) -> str:
+    """What keeps this from being an image for the network; empty when nothing does."""
+    if not isinstance(image, Tensor):
+        return type(image).__name__
+    pixels = image.dtype in (torch.uint8, torch.float32) and image.ndim == 3 and image.shape[0] in (1, 3)
+    if not pixels or not image.numel():
+        return f"a tensor of {image.dtype} {tuple(image.shape)}"
+    if image.is_floating_point():
+        low, high = (extreme.item() for extreme in image.aminmax())
+        if not (low >= -SLACK and high <= 1 + SLACK):  # NaN fails both
+            return f"values from {low:g} to {high:g}"
+    return ""
 
 
 def as_channels(images: Tensor, channels: int) -> Tensor:

@@ -27,10 +27,11 @@ def one_crop(rules: Preprocess, image: Tensor) -> list[Tensor]:
 
 
 def ten_crops(rules: Preprocess, image: Tensor) -> list[Tensor]:
-    """Squares at the four corners and in the centre, each followed by its mirror (Krizhevsky et al. 2012).
+    """Squares at the four corners and in the centre, each followed by its mirror (after Krizhevsky et al. 2012).
 
-    They are cut out of the image with its shorter side resized to `resize`. Where all five are one, as with fit "pad"
-    and "stretch", which leave a square, it comes once with its mirror: the mean is the same.
+    They are cut out of the image with its shorter side resized to `resize`, Krizhevsky's out of its central square.
+    Where all five are one, as with fit "pad" and "stretch", which leave a square, it comes once with its mirror: the
+    mean is the same.
     """
     whole, size = rules.whole(image), rules.size
     bottom, right = whole.shape[1] - size, whole.shape[2] - size
@@ -42,8 +43,8 @@ def ten_crops(rules: Preprocess, image: Tensor) -> list[Tensor]:
 def six_views(rules: Preprocess, image: Tensor) -> list[Tensor]:
     """The view of evaluation, and that view one pixel further up and left, and down and right; each with its mirror.
 
-    What moves in from outside is the image's reflection. For networks trained with small translations (Jordan 2024,
-    arXiv 2404.00498).
+    What moves in from outside is the image's reflection. For networks trained with small translations, after
+    Jordan (2024, arXiv 2404.00498), whose image as it is has half of the weight; here each view has the same.
     """
     view = rules(image)
     height, width = view.shape[1:]

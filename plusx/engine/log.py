@@ -73,14 +73,25 @@ class Log:
 
     @contextmanager
     def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """A function of (done, all) that shows how far something is: a bar on a terminal, else nothing."""
+        """A function of (done, all) that shows how far something is: a bar on a terminal, else a line a minute."""
         if not self._bars():
-            yield lambda done, total: None
+            yield self._heartbeat(title)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True, redirect_stdout=False) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _heartbeat(self, title: str) -> Callable[[int, int], None]:
+        shown = time.perf_counter()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal shown
+            if (now := time.perf_counter()) - shown >= HEARTBEAT:
+                shown = now
+                self.line(f"{title}: {done:,} of {total:,}")
+
+        return tell
 
     @contextmanager
     def progress(self, step: int, total: int) -> Iterator[None]:

@@ -59,24 +59,24 @@ class Metrics:
         counts = (torch.ones_like(top1), top1, top5, units, ~known, losses.long())
         self.totals += torch.stack([count.sum() for count in counts])
         if self._classes.numel():
-            self._add_details(logits, labels)
+            self._add_details(logits, labels, sound)
 
-    def _add_details(self, logits: Tensor, labels: Tensor) -> None:
+    def _add_details(self, logits: Tensor, labels: Tensor, sound: Tensor) -> None:
         classes = self._classes.shape[1]
         if self.task == "multi":
             predicted = logits > 0
-            self._classes += torch.stack([(labels & predicted).sum(0), predicted.sum(0), labels.sum(0)])
+            hits = labels & predicted & sound[:, None]
+            self._classes += torch.stack([hits.sum(0), predicted.sum(0), labels.sum(0)])
             sure = logits.double().abs().sigmoid().flatten()
-            right = (labels == predicted).flatten()
+            right = ((labels == predicted) & sound[:, None]).flatten()
         else:
             predicted = logits.argmax(1)
-            right = predicted == labels
+            right = (predicted == labels) & sound
             parts = (labels[right], predicted, labels)
             self._classes += torch.stack([part.bincount(minlength=classes) for part in parts])
             sure = logits.double().softmax(1).amax(1)
             if self.confusion is not None:
-                pairs = (labels * classes + predicted).bincount(minlength=classes * classes)
-                self.confusion += pairs.view(classes, classes)
+                self.confusion.view(-1).index_add_(0, labels * classes + predicted, torch.ones_like(labels))
         bins = (sure.nan_to_num() * BINS).long().clamp(max=BINS - 1)
         counts = (torch.ones_like(bins), right.long(), (sure.nan_to_num() * UNIT).round().long())
         for row, count in zip(self._bins, counts, strict=True):

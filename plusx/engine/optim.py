@@ -41,6 +41,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> Optimizer:
             "share": 1.0 if in_head else config.body_lr,
             "decays": float(decays),
             "weight_decay": config.weight_decay * decays,
+            "foreach": not (config.nesterov and config.weight_decay * decays == 0),  # it would write into gradients
         }
         for (in_head, decays), weights in groups.items()
     ]

@@ -36,12 +36,12 @@ def learning_factor(config: ScheduleConfig, step: int, total: int, so_far: SoFar
         total: steps of the whole run.
         so_far: what the run has measured; only the warmup by training error and `plateau` look at it.
     """
-    if config.warmup_error and not so_far.warm:  # section 4.2: 110 layers start at 0.01
-        return config.warmup_factor
+    cold = bool(config.warmup_error) and not so_far.warm
+    limit = config.warmup_factor if cold else math.inf  # section 4.2: 110 layers start at 0.01
     warmup = round(config.warmup * total)
     if step < warmup:
-        return (step + 1) / warmup
-    return SCHEDULES[config.name](config, step, total, warmup, so_far)
+        return min(limit, (step + 1) / warmup)
+    return min(limit, SCHEDULES[config.name](config, step, total, warmup, so_far))
 
 
 def decay_factor(config: ScheduleConfig, step: int, total: int) -> float:
@@ -51,7 +51,7 @@ def decay_factor(config: ScheduleConfig, step: int, total: int) -> float:
 
 def multistep(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
     """Multiplied by the decay factor at each milestone (paper, section 4.2): 0.5 of 64,000 is step 32,000."""
-    return config.factor ** sum(step >= round(share * total) for share in config.milestones)
+    return config.factor ** sum(step >= max(1, round(share * total)) for share in config.milestones)
 
 
 def plateau(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
@@ -65,13 +65,13 @@ def plateau(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: 
 
 
 def cosine(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
-    """Half a cosine from 1 after warmup to `final` at the end."""
+    """Half a cosine from 1 after warmup toward `final`, where a step after the last would be."""
     left = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
     return config.final + (1 - config.final) * left
 
 
 def linear(config: ScheduleConfig, step: int, total: int, warmup: int, so_far: SoFar) -> float:
-    """A straight line from 1 after warmup to `final` at the end."""
+    """A straight line from 1 after warmup toward `final`, where a step after the last would be."""
     left = (total - step) / (total - warmup)
     return config.final + (1 - config.final) * left
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,7 +22,6 @@ from plusx.engine.optim import AveragedWeights, build_optimizer, set_rates, set_
 from plusx.engine.position import Length, Position
 from plusx.engine.precise import reestimate
 from plusx.engine.precision import keep_float32
-from plusx.engine.precondition import Preconditioner
 from plusx.engine.saved import Saved
 from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
@@ -121,8 +120,6 @@ class Trainer:
         if world.size > 1 and config.engine.sync_bn:
             synchronize(module)
         self.optimizer = build_optimizer(module, config.optim)  # freezes, before ranks agree whose gradients they share
-        asked = config.optim.precondition != "none"
-        self.preconditioner = Preconditioner(module, self.optimizer, config.optim.damping, world) if asked else None
         self.net = self._wrapped()
         keep_float32(self.device)
         keep_freed_memory()
@@ -191,10 +188,9 @@ class Trainer:
                                 self._seed(at.step)
                                 right = self.running.correct if self._warming() else 0
                                 number = at.step + 1
-                                with self._watching():
-                                    loss = train_step(
-                                        self.net, self.optimizer, batch, self.running, config, self.task, number, world
-                                    )
+                                loss = train_step(
+                                    self.net, self.optimizer, batch, self.running, config, self.task, number, world
+                                )
                                 if not config.engine.sync_bn:
                                     world.mean(_statistics(self.module))
                                 self._count(batch.total, right)
@@ -279,9 +275,6 @@ class Trainer:
             signals.received = signal
             raise Interrupt
         return result
-
-    def _watching(self) -> AbstractContextManager[None]:
-        return self.preconditioner.watching(self.at.step) if self.preconditioner else nullcontext()
 
     def _settle(self, batch: TrainBatch) -> None:
         """A pass without effect: gradients are summed in an order that is fixed after the first, wherever that is."""

@@ -10,6 +10,7 @@ SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor o
 SQUARE = 1.1  # longer over shorter side, up to which a crop to a square is small
 GIB = 1 << 30
 SMALL_MODEL = "resnet11"
+SHORTER_SIDE = (256, 480)  # px, of scale augmentation at 224 px (section 3.4)
 DEEP = 110  # layers that need a warmup to start converging
 
 
@@ -127,6 +128,14 @@ def _resize(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     return round(size / 0.875), "the centre crop keeps 7/8 of the shorter side, as in the paper (224 of 256)"
 
 
+def _shorter_side(config: Config, facts: Facts, machine: Machine) -> tuple[tuple[int, int] | None, str]:
+    if config.augment.crop != "scale":
+        return None, ""
+    size = config.augment.size or config.data.size or 0
+    low, high = (round(side * size / 224) for side in SHORTER_SIDE)
+    return (low, high), f"the paper's {SHORTER_SIDE[0]} to {SHORTER_SIDE[1]}, times {size}/224"
+
+
 def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     if config.data.mode == "small":
         return 0, "images are in memory"
@@ -191,6 +200,7 @@ RULES: dict[str, Rule] = {
     "data.fit": _fit,
     "data.resize": _resize,
     "data.workers": _workers,
+    "augment.shorter_side": _shorter_side,
     "augment.flip": _flip,
     "model.name": _model,
     "engine.select": _select,

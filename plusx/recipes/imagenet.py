@@ -22,7 +22,7 @@ def imagenet_paper(facts: Facts) -> Config:
     return Config(
         recipe="imagenet-paper",
         data=configs.DataConfig(mode="photo", size=224, resize=256, normalize="pixel"),
-        augment=configs.AugmentConfig(crop="scale", shorter_side=(256, 480), flip="random", colour=0.1),
+        augment=configs.AugmentConfig(crop="scale", flip="random", colour=0.1),
         model=configs.ModelConfig(name="resnet50", zero_init_last=False, whiten_stem=False),
         optim=configs.OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),
         schedule=configs.ScheduleConfig(name="multistep", steps=600_000, milestones=(0.25, 0.5, 0.75)),
@@ -34,12 +34,14 @@ def imagenet_modern(facts: Facts) -> Config:
     """ResNet-50 by the best public recipe that torchvision has weights of (80.86 %).
 
     Random resized crops of 176 px, mirrors, TrivialAugment, a rectangle erased in a tenth of the images, mixup 0.2 or
-    cutmix 1.0 (each has every second batch), label smoothing 0.1; each step has its examples four times, so that an
-    epoch of 1.28 million has a quarter of them; SGD with rate 0.5 at batch 1,024, weight decay 2e-5 on weights only, 5
-    epochs of warmup, a cosine over 600 epochs; averaged weights, which are evaluated at 224 px. Departures, beside a
-    reference of eight GPUs with 128 images each: the whole batch has one choice of mixup or cutmix and one share, there
-    each GPU's part has its own; batch norm is over each process's part, which is 128 images only with eight processes;
-    the head's biases do not decay; weights are averaged after every step, there after every 32nd, as fast.
+    cutmix 1.0 (each has every second batch, an image with its neighbour), label smoothing 0.1; each step has its
+    examples four times, so that an epoch of 1.28 million has a quarter of them; SGD with rate 0.5 at batch 1,024,
+    weight decay 2e-5 on weights only, 5 epochs of warmup, a cosine over 600 epochs; averaged weights, which are
+    evaluated at 224 px. Departures, beside a reference of eight GPUs with 128 images each: the whole batch has one
+    choice of mixup or cutmix and one share, there each GPU's part has its own; batch norm is over each process's part,
+    which is 128 images only with eight processes; the head's biases do not decay, and begin at 0; the rate moves at
+    every step, there once an epoch; weights are averaged after every step and from the first on, there after every
+    32nd, as fast, once the warmup is over.
 
     Source: torchvision's references/classification, weights IMAGENET1K_V2.
     Cost: 600 epochs; days on eight GPUs. `--epochs 100` rescales the schedule.

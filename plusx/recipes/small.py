@@ -11,7 +11,7 @@ LEAST_STEPS = 1500  # a set too small for 15 epochs to fill these gets more epoc
 def small(facts: Facts) -> Config:
     """From scratch on small images, in memory, in minutes on a CPU.
 
-    SGD with Nesterov momentum and a linear rate that ends at exactly 0; weight decay 5e-4 on weights only;
+    SGD with Nesterov momentum and a linear rate that falls toward 0; weight decay 5e-4 on weights only;
     translations by an eighth of the side and alternating mirrors; each block starts as the identity (zero-initialised
     last scale), the stem as whitening filters of the training images. SGD, the batch of 128 and the translations are
     those of the paper's CIFAR recipe (section 4.2); `docs/design.md` says why each of the others is there.

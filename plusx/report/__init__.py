@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,7 +28,9 @@ from plusx.text import plural, show
 __all__ = ["ReportData", "build", "write_curve"]
 
 MAX_NAME = 80  # characters of a name
+MAX_HEAD = 20  # characters of a name at the matrix
 MAX_TEXT = 500  # characters of a value
+MAX_COMMAND = 50_000  # characters of a command; two paths of any system fit
 MAX_ROWS = 200  # classes in the table; above it the worst of them
 MAX_CELLS = 32  # classes in a matrix of numbers; above it a picture
 MAX_PIXELS = 500  # sides of that picture; of more classes a pixel stands for a block of cells
@@ -63,7 +66,7 @@ class ReportData:
         choices: automatic choices: field, value, reason.
         config: section -> field -> value.
         environment: name -> text.
-        commands: what to do next: sentence, command.
+        commands: what to do next: sentence, command with every odd name in single quotes, as shlex quotes.
     """
 
     title: str
@@ -98,7 +101,7 @@ def build(data: ReportData, path: str | Path) -> Path:
 def render(data: ReportData) -> str:
     """The report as HTML."""
     template = Path(__file__).with_name("template.html")
-    return render_page(template, **_context(data), percent=percent, number="{:,}".format, plural=plural)
+    return render_page(template, **_context(data), percent=percent, number="{:,}".format, plural=plural, short=short)
 
 
 def render_page(path: Path, **context: Any) -> str:
@@ -120,8 +123,11 @@ def render_page(path: Path, **context: Any) -> str:
 
 
 def percent(fraction: float) -> Markup:
-    """0.98611 -> `98.61 %`, with a space that does not break."""
-    return Markup(f"{100 * fraction:.2f}&nbsp;%")
+    """0.98611 -> `98.61 %`, with a space that does not break; only none and all read `0.00 %` and `100.00 %`."""
+    fraction, digits = round(fraction, 10), 2  # the tenth digit is noise
+    while 0 < fraction < 1 and float(f"{100 * fraction:.{digits}f}") in (0, 100):
+        digits += 1
+    return Markup(f"{100 * fraction:.{digits}f}&nbsp;%")
 
 
 def clean(text: str, limit: int = MAX_TEXT, *, end: bool = False) -> str:
@@ -129,6 +135,21 @@ def clean(text: str, limit: int = MAX_TEXT, *, end: bool = False) -> str:
     if len(text) > limit:
         text = f"…{text[1 - limit :]}" if end else f"{text[: limit - 1]}…"
     return show(text)
+
+
+def short(name: str, limit: int = MAX_HEAD) -> str:
+    """A name as one visible, bounded line: of a longer one the beginning and the end, since names differ at either."""
+    end = limit // 4 - 1
+    return show(name if len(name) <= limit else f"{name[: limit - end - 1]}…{name[-end:]}")
+
+
+def bash(command: str) -> Markup:
+    """A command whose quoted names also give bash the characters that a page, or a person, cannot show."""
+
+    def code(c: str) -> str:
+        return c if c.isprintable() else "'$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) + "''"
+
+    return escape(clean("".join(map(code, command)), MAX_COMMAND))
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
@@ -145,9 +166,9 @@ def _context(data: ReportData) -> dict[str, Any]:
     per_class = sorted(e.per_class.items(), key=lambda item: (item[1]["n"] == 0, item[1]["f1"]))
     shown = per_class[:MAX_ROWS]
     matrix, heatmap, confused = _confusion(e)
-    present = {"mistakes": bool(e.mistakes), "confusion": bool(matrix or heatmap)}
+    present = {"mistakes": bool(e.mistakes), "confusion": e.task == "single"}
     return {
-        "title": clean(data.title, MAX_NAME),
+        "title": short(data.title, MAX_NAME),
         "subtitle": data.subtitle,
         "e": e,
         "interval": wilson(e.top1, e.n),
@@ -161,21 +182,21 @@ def _context(data: ReportData) -> dict[str, Any]:
         "blocks": len(e.per_class) > MAX_PIXELS,
         "confused": confused,
         "n_classes": len(e.per_class),
-        "class_note": "Weakest first."
-        if len(shown) == len(per_class)
-        else f"The {len(shown)} weakest of {len(per_class):,}; `plusx evaluate --json` gives all.",
-        "per_class": [(clean(name, MAX_NAME), row) for name, row in shown],
+        "per_class": [(short(name, MAX_NAME), row) for name, row in shown],
         "facts": _items(data.facts),
         "choices": [(key, _text(value), reason) for key, value, reason in data.choices[:MAX_LIST]],
         "config": _sections(data.config),
         "environment": _items(data.environment),
-        "commands": data.commands[:MAX_LIST],
+        "commands": [(what, bash(command)) for what, command in data.commands[:MAX_LIST]],
     }
 
 
 def _tiles(data: ReportData) -> list[tuple[str, str]]:
     e = data.evaluation
-    tiles = {"loss, calibrated" if data.calibrated else "loss": f"{e.loss:.4f}", "calibration error": percent(e.ece)}
+    loss, error = "loss", "calibration error"
+    if data.calibrated:
+        loss, error = "loss, calibrated", f"{error}, fitted on these images" if e.split == "val" else error
+    tiles = {loss: f"{e.loss:.4f}", error: percent(e.ece)}
     if e.task == "single" and len(e.per_class) > 5:
         tiles = {"top-5": percent(e.top5), "top-5 error": percent(1 - e.top5), **tiles}
     return list((tiles | dict(data.tiles)).items())
@@ -205,7 +226,7 @@ def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str
     """The matrix as numbers or as a picture, and the pairs that are confused most often."""
     if e.confusion is None:
         return None, "", []
-    names = [clean(name, MAX_NAME) for name in e.per_class]
+    names = [short(name, MAX_NAME) for name in e.per_class]
     totals = np.maximum(e.confusion.sum(axis=1, keepdims=True), 1)
     # The square root keeps a share of 1 % visible.
     shares = np.sqrt(e.confusion / totals)
@@ -225,7 +246,7 @@ def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str
         counts = e.confusion[i].tolist()
         kinds = [f"{'d' if i == j else 'e'}{shades[i, j]}" if count else "" for j, count in enumerate(counts)]
         rows.append({"name": name, "cells": list(zip(kinds, counts, strict=True))})
-    kind = "short" if len(names) <= 12 and max(map(len, names)) <= 6 else ""
+    kind = "short" if len(names) <= 12 and max(map(len, names)) <= 6 else "long" if len(names) > 16 else ""
     return {"names": names, "rows": rows, "kind": kind}, "", confused
 
 
@@ -248,7 +269,7 @@ def _heatmap(shares: NDArray[np.float64]) -> str:
 
 def _picture(mistake: Mistake) -> dict[str, Any]:
     """A mistake with its picture, encoded anew so that nothing of the file but its pixels gets into the page."""
-    shown = {key: clean(getattr(mistake, key), MAX_NAME) for key in ("true", "predicted")}
+    shown = {key: short(getattr(mistake, key), MAX_NAME) for key in ("true", "predicted")}
     shown["name"] = clean(mistake.name, MAX_NAME, end=True)  # paths differ at their ends
     try:
         pixels = _pixels(mistake.source)

@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34  # margins around the plot, in units of the view box
+WIDTH, HEIGHT = 340, 200  # units of the view box, about the px that a chart has where three stand side by side
+TOP, BOTTOM = 12, 30  # margins above and below the plot
+DIGIT = 8  # units that a character of a label takes at most
 MAX_POINTS = 400
 MAX_DOTS = 40
 
@@ -56,33 +57,37 @@ def curves(rows: Rows) -> list[Chart]:
 def line_chart(title: str, series: Sequence[Series], *, zero: bool = False) -> Chart:
     """A chart of one or more lines; values that are not finite are left out."""
     series = [Series(s.name, s.kind, _thinned(s.points)) for s in series]
-    xs = [x for s in series for x, _ in s.points] or [0.0]
+    xs = [x for s in series for x, _ in s.points] or [1.0]
     ys = [y for s in series for _, y in s.points] or [0.0]
-    x_ticks, y_ticks = ticks(min(xs), max(xs), 7, whole=True), ticks(0.0 if zero else min(ys), max(ys), 5)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    x_low, x_high = min(*xs, max(xs) - 1), max(xs)
+    few = min(6, 20 // len(f"{x_high:g}"))  # labels so long stand apart
+    x_ticks = [tick for tick in ticks(x_low, x_high, few, whole=True) if x_low <= tick <= x_high]
+    y_ticks = ticks(0.0 if zero else min(ys), max(ys), 5)
     y_low, y_high = y_ticks[0], y_ticks[-1]
+    left = 12 + DIGIT * max(len(f"{tick:g}") for tick in y_ticks)
+    right = WIDTH - 6 - DIGIT / 2 * len(f"{x_ticks[-1]:g}")
 
     def place(point: Point) -> tuple[str, str]:
-        x = LEFT + (point[0] - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        x = left + (point[0] - x_low) / (x_high - x_low) * (right - left)
         y = HEIGHT - BOTTOM - (point[1] - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return f"{x:.1f}", f"{y:.1f}"
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by epoch">']
+    ends = [f"{s.name} from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in series if s.points]
+    label = escape(f"{title} by epoch: {', '.join(ends) or 'no values'}")
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     for tick in y_ticks:
         _, y = place((x_low, tick))
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 8}" y="{y}" dy=".32em">{tick:g}</text>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="tick end" x="{left - 8}" y="{y}" dy=".32em">{tick:g}</text>')
     for tick in x_ticks:
-        if x_low <= tick <= x_high:
-            parts.append(
-                f'<text class="tick mid" x="{place((tick, y_low))[0]}" y="{HEIGHT - BOTTOM + 18}">{tick:g}</text>'
-            )
+        x, _ = place((tick, y_low))
+        parts.append(f'<text class="tick mid" x="{x}" y="{HEIGHT - BOTTOM + 18}">{tick:g}</text>')
     for s in series:
         points = [place(p) for p in s.points]
         parts.append(f'<polyline class="line {s.kind}" points="{" ".join(map(",".join, points))}"/>')
         dots = list(zip(s.points, points, strict=True))
         for (epoch, value), (x, y) in dots if len(dots) <= MAX_DOTS else dots[-1:]:
-            label = f"{escape(s.name)}, epoch {epoch:g}: {value:.4g}"
+            label = escape(f"{s.name}, epoch {epoch:g}: {value:.4g}")
             parts.append(f'<circle class="dot {s.kind}" cx="{x}" cy="{y}" r="3"><title>{label}</title></circle>')
     return Chart(title, Markup("".join([*parts, "</svg>"])), series)
 
@@ -122,7 +127,13 @@ def write_curve(rows: Rows, path: Path, title: str) -> None:
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """Finite points, at most about MAX_POINTS of them, the last one among them."""
+    """Finite points; of very many the first, the last, and the lowest and highest of each stretch, in order."""
     finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-    stride = math.ceil(len(finite) / MAX_POINTS) or 1
-    return finite[::-1][::stride][::-1]
+    if len(finite) <= MAX_POINTS:
+        return finite
+    size = math.ceil(2 * len(finite) / MAX_POINTS)
+    kept = {0, len(finite) - 1}
+    for start in range(0, len(finite), size):
+        stretch = sorted(range(start, min(start + size, len(finite))), key=lambda i: finite[i][1])
+        kept |= {stretch[0], stretch[-1]}
+    return [finite[i] for i in sorted(kept)]

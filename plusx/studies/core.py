@@ -52,11 +52,11 @@ class Figure(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean and standard deviation over n seeds; the deviation of one seed is 0."""
+    """Mean and standard deviation over n seeds; one seed has no deviation."""
 
     n: int
     mean: float
-    std: float
+    std: float | None
 
 
 class Verdict(NamedTuple):
@@ -144,19 +144,23 @@ class Study:
     watch: Callable[[Path], Watch] | None = None
 
 
-def settings(arms: Sequence[Arm]) -> dict[str, Any]:
-    """What all arms share and what each has of its own: `{"shared": {field: value}, "arms": {arm: {field: value}}}`."""
+def settings(arms: Sequence[Arm], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all arms share, with `changes` to all, and what each has of its own.
+
+    Returns:
+        `{"shared": {field: value}, "arms": {arm: {field: value}}}`.
+    """
     found = {arm.name: {"data": arm.train["data"], "recipe": arm.train.get("recipe")} | arm.changes() for arm in arms}
     given = {name: {key: value for key, value in one.items() if value is not None} for name, one in found.items()}
     first, *others = given.values()
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     own = {name: {key: value for key, value in one.items() if key not in shared} for name, one in given.items()}
-    return {"shared": shared, "arms": own}
+    return {"shared": {**shared, **changes}, "arms": own}
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
-    return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else 0.0)
+    """Mean and sample standard deviation, which one value has not."""
+    return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def values(results: Results, arm: str, measure: str) -> list[float]:
@@ -175,9 +179,9 @@ def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
     from scipy.stats import ttest_ind_from_stats
 
     a, b = (spread(values(results, arm, measure)) for arm in (low, high))
+    if a.std is None or b.std is None:
+        return Verdict(None, f"{measure} of {low} {a.mean:.4g}, of {high} {b.mean:.4g}, n = {a.n}: {ONE_SEED}")
     text = f"{measure} of {low} {a.mean:.4g} (sd {a.std:.2g}), of {high} {b.mean:.4g} (sd {b.std:.2g}), n = {a.n}"
-    if min(a.n, b.n) < 2:
-        return Verdict(None, f"{text}: {ONE_SEED}")
     if a.std == b.std == 0:
         return Verdict(None, f"{text}: no spread over seeds, no test")
     p = float(ttest_ind_from_stats(a.mean, a.std, a.n, b.mean, b.std, b.n, equal_var=False).pvalue)

@@ -75,10 +75,14 @@ def records(folder: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def thirds(norms: Sequence[float]) -> tuple[float, float]:
-    """Gradient norms of the first and of the last third of the 3x3 layers; the stem and the head are out."""
+    """Gradient norm of a layer, root mean square over the first and over the last third of the 3x3 layers.
+
+    The stem and the head are out. A joint norm would grow with the number of layers, and hide that gradients shrink.
+    """
     inner = norms[1:-1]
     third = len(inner) // 3
-    return math.hypot(*inner[:third]), math.hypot(*inner[-third:])
+    first, last = (math.hypot(*part) / math.sqrt(third) for part in (inner[:third], inner[-third:]))
+    return first, last
 
 
 def share(norms: Sequence[float]) -> float:
@@ -110,7 +114,7 @@ STUDY = Study(
     source="Reader's notes, introduction; section 4.1: the difficulty is unlikely to be caused by vanishing gradients",
     measures={
         **ERRORS,
-        "start_norm": "gradient of the first layers, first step, log10 of the L2 norm",
+        "start_norm": "gradient of one of the first layers, first step, log10 of the L2 norm (root mean square)",
         "start_share": "gradient of the first layers over that of the last, first step",
         "median_share": "the same, median through training",
     },

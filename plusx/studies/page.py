@@ -31,6 +31,8 @@ def write_figures(folder: Path, figures: Sequence[Figure], results: Results) -> 
         canvas = Canvas(figsize=(8, 4.5), dpi=160, layout="constrained")
         axes = canvas.subplots()
         (draw_lines if figure.x else draw_bars)(axes, figure, results)
+        if not axes.lines:  # no run ended that could be drawn
+            continue
         if figure.log:
             axes.set_yscale("log")
         axes.set_title(figure.title, loc="left", fontweight="bold")

@@ -144,7 +144,7 @@ def study(
             }
             for claim, verdict in zip(chosen.claims, verdicts, strict=True)
         ),
-        settings=settings(arms),
+        settings=settings(arms, {k: v for k, v in parse_overrides(overrides).items() if k != "data.root"}),
         measures=dict(chosen.measures),
         table=tuple(table(chosen, arms, results)),
         diverged=tuple(one._asdict() for one in diverged),

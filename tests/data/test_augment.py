@@ -45,7 +45,7 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20_000), (20_000, 1), (3, 3), (2, 400)])
 def test_crops_of_extreme_shapes_lie_inside(height: int, width: int) -> None:
     for kind in ("resized", "scale"):
-        augment = AugmentConfig(crop=kind)
+        augment = AugmentConfig(crop=kind, shorter_side=(256, 480))
         for draws in crop_draws(0, 0, IDS[:50]):
             top, left, rows, columns = crop_box(augment, draws, height, width, 224)
             assert 0 <= top <= top + rows <= height

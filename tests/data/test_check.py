@@ -126,6 +126,8 @@ def test_check_warns_of_what_is_odd(tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "many" / "deep.png")
     Image.new("CMYK", (8, 6)).save(tmp_path / "many" / "print.jpg")
     Image.new("RGBA", (8, 6), (1, 2, 3, 4)).save(tmp_path / "many" / "clear.png")
+    Image.new("P", (8, 6), 1).save(tmp_path / "many" / "hole.png", transparency=0)
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(tmp_path / "many" / "key.png", transparency=(0, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(tmp_path / "many" / "plain.png", 77).unlink()
@@ -137,10 +139,10 @@ def test_check_warns_of_what_is_odd(tmp_path: Path) -> None:
     for expected in (
         "1 class with one training image: one",
         "2 classes with fewer than 10 training images: few (4), one (1)",
-        "uneven classes: many has 52 training images, one 1",
+        "uneven classes: many has 54 training images, one 1",
         "1 image with more than 8 bits a channel",
         "1 image with CMYK colours",
-        "1 image with transparency",
+        "3 images with transparency",
         "1 image with a rotation in EXIF",
         "1 image with several frames, of which the first is used",
         "sizes from 8x6 to 40x50 px",

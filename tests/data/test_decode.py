@@ -243,6 +243,15 @@ def test_name_of_bytes_in_errors() -> None:
         decode(b"x", name="upload 3")
 
 
+def test_only_of_files_plusx_check_could_tell_more(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    for source, hinted in ((b"x", False), (tmp_path / "a.png", True)):
+        with pytest.raises(ImageError) as caught:
+            decode(source, name="upload")
+        assert caught.value.path == "upload"
+        assert bool(caught.value.hint) == hinted
+
+
 def test_size_limit_is_read_from_the_header(tmp_path: Path) -> None:
     assert decode(encoded(SCENE, "PNG"), max_pixels=64 * 48).shape == (3, 48, 64)
     with pytest.raises(ImageError, match="64 x 48 px, more than the 3,071 allowed"):

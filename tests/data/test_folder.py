@@ -4,7 +4,9 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,9 +22,14 @@ def notes(root: Path) -> str:
     return "\n".join(open_dataset(str(root), CONFIG, training=False).notes)
 
 
-def test_what_is_no_path_is_told() -> None:
-    with pytest.raises(DataError, match="got an object of type Image in the place of a path"):
-        find_images([Image.new("RGB", (4, 4))])  # type: ignore[list-item]
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    "given", [Image.new("RGB", (4, 4)), np.zeros((3, 4, 4)), np.array(3), b"a.png", bytearray(b"x"), None, 3]
+)
+def test_what_is_no_path_is_told(given: Any, several: bool) -> None:
+    kind = type(given).__name__
+    with pytest.raises(DataError, match=rf"got {kind}, expected paths .* model\.preprocess\.load\("):
+        find_images(["a.png", given] if several else given)
 
 
 def test_classes_are_naturally_sorted_names_shared_by_all_splits(tmp_path: Path) -> None:
@@ -75,6 +82,25 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert "left out: files of another type (1)" in text
     assert "left out: images outside a class folder (1)" in text
     assert "left out: broken links, pipes or devices (1)" in text
+
+
+def test_photos_of_kinds_that_are_not_read_come_first(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 2, "b": 2})
+    class_folders(tmp_path / "val", {"a": 2, "b": 0, "bare": 0})
+    for name in ("train/a/1.heic", "train/a/list.csv", "val/b/2.HEIC", "val/b/3.CR2", "val/b/list.csv"):
+        (tmp_path / name).write_text("x")
+    assert notes(tmp_path).splitlines()[:4] == [
+        "1 class folder with no other images than photos of a kind that is not read: val/b",
+        "left out: photos of a kind that is not read (.cr2): convert them to JPEG (1)",
+        "left out: photos of a kind that is not read (.heic): convert them to JPEG (2)",
+        "left out: files of type .csv (2)",
+    ]
+    (tmp_path / "train" / "bare").mkdir()
+    (tmp_path / "train" / "bare" / "1.jxl").write_text("x")
+    with pytest.raises(
+        DataError, match=r"1 class without images: bare; 2 class folders with no .*: train/bare, val/b;"
+    ):
+        open_dataset(str(tmp_path), CONFIG)
 
 
 def test_links_end_and_stay_inside(tmp_path: Path) -> None:

@@ -180,8 +180,9 @@ def test_training_decodes_by_the_rules(crop: str, tmp_path: Path) -> None:
 
     def images(**rules: int) -> torch.Tensor:
         options: dict[str, Any] = {"n_classes": 2, "mode": "photo", "batch": 2, "seed": 0}
-        return next(TrainLoader(split, replace(RULES, **rules), AugmentConfig(crop=crop), **options).epoch(0)).images
+        return next(TrainLoader(split, replace(RULES, **rules), augment, **options).epoch(0)).images
 
+    augment = AugmentConfig(crop=crop, shorter_side=(28, 60))
     for level in (0, 200, 255):
         wanted = RULES.normalize(torch.full((2, 3, 24, 24), level / 255))
         assert torch.allclose(images(background=level), wanted, atol=1e-5)

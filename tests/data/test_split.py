@@ -8,7 +8,7 @@ import pytest
 
 from plusx.config import DataConfig
 from plusx.data import Dataset, Split, open_dataset
-from plusx.data.manifest import held_out
+from plusx.data.manifest import held_out, leaks
 from plusx.data.names import Names
 from plusx.data.split import choose, hold_out
 from plusx.errors import DataError
@@ -124,3 +124,12 @@ def test_class_with_one_image_stays_in_train_and_is_said(tmp_path: Path) -> None
 def test_nothing_to_hold_out() -> None:
     with pytest.raises(DataError, match="a single image of each class"):
         hold_out(dataset_of(all=[1, 1]), CONFIG)
+
+
+def test_what_other_splits_have_of_train_is_noted() -> None:
+    rows = {"train": [["a.png", "a", 9, "0a"], ["b.png", "b", 9, "0b"]], "val": [["c.png", "a", 9, "0a"]]}
+    splits = {name: {"examples": examples} for name, examples in rows.items()} | {"test": {"sha256": "0b"}}
+    assert leaks({"splits": splits}) == [
+        "1 of 1 image of val also in train, byte for byte: its result is too good; `plusx check` lists them"
+    ]
+    assert leaks({"splits": {"val": {"examples": rows["val"]}}}) == []

@@ -130,8 +130,33 @@ def test_decoding_follows_the_rules() -> None:
     ],
 )
 def test_what_is_no_image_is_refused_in_words(source: Any, words: str) -> None:
-    with pytest.raises(ImageError, match=words):
+    with pytest.raises(ImageError, match=words) as caught:
         RULES.load(source)
+    assert not caught.value.hint, "there is no file that `plusx check` could find"
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (torch.rand(3, 9, 9) * 255, r"got values from [\d.]+ to 2\d\d"),
+        (torch.full((3, 9, 9), float("nan")), "got values from nan to nan"),
+        (torch.full((3, 9, 9), -0.01), r"got values from -0\.01 to -0\.01, expected a tensor, uint8 or float32"),
+        (torch.zeros(3, 9, 9, dtype=torch.float64), r"got a tensor of torch\.float64 \(3, 9, 9\)"),
+        (torch.zeros(3, 9, 9, dtype=torch.int16), r"got a tensor of torch\.int16"),
+        (torch.zeros(3, 9, 9, dtype=torch.bool), r"got a tensor of torch\.bool"),
+        (random_image(9, 9).permute(1, 2, 0), r"\(9, 9, 3\), expected .* of shape \(1 or 3, H, W\)"),
+        (random_image(9, 9, 4), r"\(4, 9, 9\)"),
+        (random_image(9, 9)[0], r"\(9, 9\)"),
+        (random_image(9, 9)[None], r"\(1, 3, 9, 9\)"),
+        (random_image(9, 9)[:, :0], r"\(3, 0, 9\)"),
+        (random_image(9, 9).numpy(), "got ndarray, expected a tensor"),
+    ],
+)
+def test_what_is_no_tensor_of_an_image_is_refused(image: Any, words: str) -> None:
+    with pytest.raises(ImageError, match=words) as caught:
+        RULES(image)
+    assert not caught.value.hint
+    assert RULES(torch.tensor([-1e-6, 1 + 1e-6]).expand(1, 9, 2)).shape == (3, 24, 24), "as a resize may leave them"
 
 
 def test_arrays_and_bytes_of_every_kind_are_read(tmp_path: Path) -> None:

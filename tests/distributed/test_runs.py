@@ -142,18 +142,6 @@ def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     assert outcome.same_weights(two)
 
 
-@pytest.mark.slow
-def test_preconditioned_ranks_restart_in_the_same_bits(data: Path, tmp_path: Path) -> None:
-    asked = "optim.precondition=inputs"
-    whole, cut = (
-        start(tmp_path / "whole", data, 2, asked),
-        start(tmp_path / "cut", data, 2, asked, fault="kill:1:7", restarts=1),
-    )
-    assert whole.done.returncode == cut.done.returncode == 0, cut.done.stderr
-    assert cut.rows == whole.rows
-    assert cut.same_weights(whole)
-
-
 def test_of_four_ranks_only_the_dead_one_is_called_lost(data: Path, tmp_path: Path) -> None:
     outcome = start(tmp_path, data, 4, fault="kill:1:5")
     assert outcome.done.returncode != 0

@@ -172,3 +172,15 @@ def test_tensorboard_gets_each_row_once_also_after_resuming(tmp_path: Path) -> N
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 3.0), (20, 1.0)]
+
+
+def test_without_a_terminal_what_is_far_along_is_told_each_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("plusx.engine.log.time.perf_counter", lambda: clock[0])
+    with Log(None).counting("reading images") as tell:
+        for done in range(0, 4_000, 1_000):
+            clock[0] += 0.6 * HEARTBEAT
+            tell(done, 4_000)
+    assert capsys.readouterr().err.splitlines() == ["reading images: 1,000 of 4,000", "reading images: 3,000 of 4,000"]

@@ -100,6 +100,7 @@ def test_answers_that_are_not_finite_never_count_as_right(value: float, task: st
     metrics = filled(logits, targets if task == "single" else labels, task)
     assert (metrics.n, metrics.correct, metrics.correct5) == (2, 0, 0)
     assert math.isnan(metrics.loss)
+    assert {row["recall"] for row in metrics.per_class(NAMES).values() if row["n"]} == {0.0}
 
 
 def test_few_classes_make_top5_count_all() -> None:

@@ -32,6 +32,20 @@ def test_only_weights_decay_by_default() -> None:
     assert {decay for decay, _ in groups(net(), optim__decay="all").values()} == {1e-3}
 
 
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_a_step_leaves_gradients_as_they_were(decay: float) -> None:
+    module = net()
+    changes = {"optim__nesterov": True, "optim__momentum": 0.9, "optim__weight_decay": decay}
+    optimizer = build_optimizer(module, tiny_config(**changes).optim)
+    for weight in module.parameters():
+        weight.grad = torch.randn_like(weight)
+    before = [weight.grad.clone() for weight in module.parameters() if weight.grad is not None]
+    optimizer.step()
+    optimizer.step()
+    after = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    assert all(map(torch.equal, before, after))
+
+
 def test_body_moves_at_its_share() -> None:
     module = net()
     found = groups(module, optim__body_lr=0.1)

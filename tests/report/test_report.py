@@ -3,8 +3,13 @@
 import base64
 import hashlib
 import io
+import os
 import re
+import shlex
+import subprocess
+from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,8 @@ from PIL import Image
 
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, Mistake
-from plusx.report import ReportData, build, clean, render, wilson, write_curve
-from plusx.report.charts import MAX_POINTS, Series, curves, line_chart, ticks
+from plusx.report import ReportData, bash, build, clean, percent, render, short, wilson, write_curve
+from plusx.report.charts import HEIGHT, MAX_POINTS, WIDTH, Series, curves, line_chart, ticks
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -130,6 +135,30 @@ def report(names: list[str], **changes: Any) -> ReportData:
     return ReportData(**{**values, **changes})
 
 
+def cells(html: str) -> list[list[str]]:
+    """The text of every row of every table."""
+    found = [re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
+    return [[re.sub("<.*?>", "", cell).replace("&nbsp;", " ") for cell in row] for row in found]
+
+
+def drawn(svg: str) -> dict[str, list[tuple[float, float]]]:
+    """Line -> its points, in the units that the labels of the axes give."""
+    across = re.findall(r'<text class="tick mid" x="([\d.]+)" y="\d+">([^<]+)<', svg)
+    up = re.findall(r'<text class="tick end" x="[\d.]+" y="([\d.]+)" dy=".32em">([^<]+)<', svg)
+
+    def value(place: str, marks: list[tuple[str, str]]) -> float:
+        (start, low), (end, high) = (map(float, marks[0]), map(float, marks[-1]))
+        return round(low + (float(place) - start) / (end - start) * (high - low), 1)
+
+    assert float(up[0][0]) > float(up[-1][0])
+    assert float(up[0][1]) < float(up[-1][1])
+    lines = re.findall(r'<polyline class="line ([abc])" points="(.*?)"', svg)
+    return {
+        kind: [(value(x, across), value(y, up)) for x, y in (point.split(",") for point in points.split())]
+        for kind, points in lines
+    }
+
+
 def shape(html: str) -> list[tuple[str, tuple[str, ...]]]:
     return [(tag, tuple(attributes)) for tag, attributes in Page(html).elements]
 
@@ -210,6 +239,196 @@ def test_it_says_what_matters() -> None:
     assert "at 95\xa0% confidence for 1 image." in text.replace(" %", "\xa0%")
     assert "Confusion" not in text
     assert "Mistakes" not in text
+
+
+FIGURES = {
+    "ant": {"n": 8, "precision": 0.625, "recall": 0.75, "f1": 0.5},
+    "bee": {"n": 10, "precision": 0.375, "recall": 0.875, "f1": 0.25},
+    "cow": {"n": 13, "precision": 0.8125, "recall": 0.6875, "f1": 1.0},
+}
+
+
+def insects(**changes: Any) -> Evaluation:
+    """No two figures alike, and nothing the same from the other side."""
+    values: dict[str, Any] = {
+        "n": 31,
+        "top1": 21 / 31,
+        "loss": 0.4567,
+        "ece": 0.0321,
+        "top5": 0.9789,
+        "per_class": FIGURES,
+        "confusion": np.array([[5, 1, 2], [3, 7, 0], [0, 4, 9]]),
+        "mistakes": (Mistake("val/m.png", "ant", "bee", 0.7654, np.zeros((3, 4, 4), np.uint8)),),
+        "notes": ("two", "three"),
+    }
+    return evaluation(list(FIGURES), **values | changes)
+
+
+def test_every_figure_stands_in_its_place() -> None:
+    data = ReportData(
+        title="t",
+        subtitle="s",
+        evaluation=insects(),
+        rows=rows(),
+        calibrated=True,
+        tiles={"speed": "7 images/s"},
+        facts={"source": "here"},
+        notices=["one", "two", "one"],
+        choices=[("data.size", 24, "small images")],
+        config={"recipe": "small", "data": {"root": "there", "sizes": (3, 4)}},
+        environment={"torch": "2.10"},
+        commands=[("Try", "plusx predict r"), ("Then", "plusx serve r")],
+    )
+    html = render(data)
+    assert cells(html) == [
+        ["is ↓ answered →", "ant", "bee", "cow"],
+        ["ant", "5", "1", "2"],
+        ["bee", "3", "7", ""],
+        ["cow", "", "4", "9"],
+        ["is", "answered", "images", "of its class"],
+        ["cow", "bee", "4", "30.77 %"],
+        ["bee", "ant", "3", "30.00 %"],
+        ["ant", "cow", "2", "25.00 %"],
+        ["ant", "bee", "1", "12.50 %"],
+        ["class", "images", "precision", "recall", "F1", "F1, 0 to 100 %"],
+        ["bee", "10", "37.50 %", "87.50 %", "25.00 %", ""],
+        ["ant", "8", "62.50 %", "75.00 %", "50.00 %", ""],
+        ["cow", "13", "81.25 %", "68.75 %", "100.00 %", ""],
+        ["source", "here"],
+        ["field", "value", "why"],
+        ["data.size", "24", "small images"],
+        ["recipe", "small"],
+        ["root", "there"],
+        ["sizes", "3, 4"],
+        ["torch", "2.10"],
+    ]
+    assert re.findall(r'<td class="([de]\d)">', html) == ["d6", "e3", "e4", "e4", "d6", "e4", "d6"]
+    assert re.findall(r'class="fill" width="([\d.]+)"', html) == ["25.0", "50.0", "100.0"]
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html) == [
+        ("loss, calibrated", "0.4567"),
+        ("calibration error, fitted on these images", "3.21&nbsp;%"),
+        ("speed", "7 images/s"),
+    ]
+    assert '<bdi class="wrong">bee</bdi> 76.54&nbsp;%<br><span class="muted">is</span> <bdi class="right">ant' in html
+    assert '<p class="file"><bdi>val/m.png</bdi></p>' in html
+    assert re.findall("<li>([a-z]+)</li>", html) == ["one", "two", "three"]
+    assert re.findall("<p>(.*?)</p><pre><code>(.*?)</code></pre>", html) == list(data.commands)
+    assert re.findall(r"<h3>(run|data)</h3>", html) == ["run", "data"]
+    sections = ["curves", "mistakes", "confusion", "classes", "data", "settings", "next"]
+    assert re.findall('<section id="(.*?)">', html) == re.findall('<a href="#(.*?)">', html) == sections
+
+
+def test_tiles_of_other_runs() -> None:
+    """What nothing was fitted to says so by silence; five answers say something of more than five classes."""
+    six = {**FIGURES, **dict.fromkeys("xyz", FIGURES["ant"])}
+    html = render(report(["a"], calibrated=True, evaluation=insects(split="test", per_class=six, confusion=None)))
+    tiles = [("top-5", "97.89&nbsp;%"), ("top-5 error", "2.11&nbsp;%"), ("loss, calibrated", "0.4567")]
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)[:4] == [*tiles, ("calibration error", "3.21&nbsp;%")]
+    plain = re.findall("<dt>(.*?)</dt>", render(report(["a"], evaluation=insects())))
+    assert plain == ["loss", "calibration error", "time"]
+
+
+def test_lines_run_where_the_values_say() -> None:
+    values = {"train": [(8.0, 0.1, 4.0), (4.0, 0.4, 2.0), (2.0, 0.7, 1.0)], "val": [(6.0, 0.2), (5.0, 0.6), (1.0, 0.9)]}
+    history = [
+        {"epoch": epoch, "split": split, "loss": row[0], "top1": row[1], "lr": values["train"][epoch - 1][2]}
+        for split, found in values.items()
+        for epoch, row in enumerate(found, 1)
+    ]
+    error, loss, rate = curves(history)
+    assert drawn(error.svg) == {"a": [(1, 90), (2, 60), (3, 30)], "b": [(1, 80), (2, 40), (3, 10)]}
+    assert drawn(loss.svg) == {"a": [(1, 8), (2, 4), (3, 2)], "b": [(1, 6), (2, 5), (3, 1)]}
+    assert drawn(rate.svg) == {"c": [(1, 4), (2, 2), (3, 1)]}
+    assert 'aria-label="Loss by epoch: train from 8 to 2, val from 6 to 1"' in loss.svg
+    assert 'aria-label="Learning rate by epoch: no values"' in curves([])[2].svg
+    legend = re.findall(r'<i class="key (.)"></i>(.*?)</span>', render(report(["a"], rows=history)))
+    assert legend == [("a", "train 30"), ("b", "val 10"), ("a", "train 2"), ("b", "val 1")]
+    assert drawn(curves(history[:1])[1].svg) == {"a": [(1, 8)]}
+    assert re.findall(r'mid".*?>([^<]+)<', curves(history[:1])[1].svg) == ["0", "1"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.49e7, 1.2e-4, 1e-7])
+@pytest.mark.parametrize("epochs", [1, 40, 3000, 700_000])
+def test_labels_of_axes_have_room(scale: float, epochs: int) -> None:
+    svg = line_chart("x", [Series("x", "a", [(1.0, scale), (float(epochs), scale / 3)])], zero=True).svg
+    found = re.findall(r'<text class="tick (mid|end)" x="([\d.]+)".*?>([^<]+)<', svg)
+    ends = [(float(x) - 7.5 * len(text), float(x)) for kind, x, text in found if kind == "end"]
+    mids = [(float(x) - 3.75 * len(text), float(x) + 3.75 * len(text)) for kind, x, text in found if kind == "mid"]
+    assert all(low >= 0 and high <= WIDTH for low, high in ends + mids)
+    assert all(one[1] < other[0] for one, other in pairwise(mids))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.98611, "98.61"), (1, "100.00"), (0, "0.00"), (0.99999, "99.999"), (4.9e-6, "0.0005"), (0.9999, "99.99")],
+)
+def test_only_none_and_all_read_so(fraction: float, text: str) -> None:
+    assert percent(fraction) == f"{text}&nbsp;%"
+
+
+def test_an_interval_of_none_and_of_all_has_round_ends() -> None:
+    assert {percent(wilson(1.0, n)[1]) for n in range(1, 3000)} == {"100.00&nbsp;%"}
+    assert {percent(wilson(0.0, n)[0]) for n in range(1, 3000)} == {"0.00&nbsp;%"}
+
+
+def test_commands_mean_in_a_shell_what_they_meant() -> None:
+    words = ["写真\u3000箱", "it's\u00a0\u202e\n", "\udcff\u200d", "x" * 5000, "plain"]
+    html = render(report(["a"], commands=[("Try", shlex.join(words))]))
+    command = unescape(re.findall("<pre><code>(.*?)</code></pre>", html)[0])
+    assert command == unescape(bash(shlex.join(words)))
+    assert command.isprintable()
+    ran = subprocess.run(["bash", "-c", rf"printf '%s\0' {command}"], capture_output=True, check=True)
+    assert ran.stdout == b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def test_long_names_stay_apart() -> None:
+    names = ["x" * 200 + "1", "x" * 200 + "2", "c"]
+    assert short(names[0], 80) == "x" * 60 + "…" + "x" * 18 + "1"
+    assert short("y" * 80, 80) == "y" * 80
+    html = render(report(names, title=names[0]))
+    assert re.findall('<th scope="col" title="(.*?)">', html) == [short(name, 80) for name in names]
+    assert re.findall('<th scope="row" title="(.*?)">', html) == [short(name, 80) for name in names]
+    assert cells(html)[0][1:] == [short(name) for name in names]
+    for name in names[:2]:
+        assert f"<td><bdi>{short(name, 80)}</bdi></td>" in html.partition('<section id="classes">')[2]
+        assert f'<bdi class="wrong">{short(name, 80)}</bdi>' in html
+    assert f"<h1><bdi>{short(names[0], 80)}</bdi></h1>" in html
+
+
+def test_a_matrix_that_is_a_picture_or_missing_is_explained() -> None:
+    names = [f"class {i}" for i in range(2001)]
+    html = render(report(names, evaluation=evaluation(names, confusion=None, mistakes=())))
+    assert "Not kept for 2,001 classes" in html
+    assert '<a href="#confusion">' in html
+    assert "<code>plusx evaluate --json</code>" in html
+    assert "Weakest first." not in html
+    html = render(report(names[:33]))
+    assert "from <bdi>class 0</bdi> at the top and left to <bdi>class 32</bdi> at the bottom and right" in html
+
+
+def test_headers_have_words_and_the_style_works_without_colour_and_on_paper() -> None:
+    html = render(report([f"class {i}" for i in range(18)]))
+    assert not re.search(r"<th[^>]*></th>", html)
+    assert "`" not in html
+    assert '<table class="matrix long">' in html
+    assert '<table class="matrix short">' in render(report(["a", "b"]))
+    style, _, paper = html.partition("</style>")[0].partition("@media print")
+    for rule in (
+        r"\.line\.b { [^}]*stroke-dasharray",
+        r"\.key\.b { background: repeating-linear-gradient",
+        r"\.dot\.b { fill: var\(--card\)",
+        r"\.matrix th span { [^}]*text-orientation: sideways; transform: rotate\(180deg\)",
+        r"@media \(prefers-color-scheme: dark\)",
+    ):
+        assert re.search(rule, style), rule
+    for rule in (
+        r"\.scroll { overflow: visible; }",
+        r"details:not\(\[open\]\) { display: none; }",
+        r"tr, \.mistakes li[^{]* { break-inside: avoid; }",
+        r"\.matrix\.long td { min-width: 0;",
+    ):
+        assert re.search(rule, paper), rule
+    assert paper.count("display: none") == 1
 
 
 def test_classes_that_nothing_tested_come_last_and_have_no_figures() -> None:
@@ -323,10 +542,22 @@ def test_ticks_enclose_and_are_few(low: float, high: float) -> None:
 def test_charts_stay_inside_and_thin_out() -> None:
     chart = line_chart("x", [Series("<b>", "a", [(float(i), float(i % 7)) for i in range(10_000)])])
     points = re.findall(r"([\d.-]+),([\d.-]+)", chart.svg)
-    assert len(points) <= MAX_POINTS + 1
-    assert all(0 <= float(x) <= 480 and 0 <= float(y) <= 270 for x, y in points)
+    assert MAX_POINTS / 2 <= len(points) <= MAX_POINTS + 2
+    assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)
+    assert f'viewBox="0 0 {WIDTH} {HEIGHT}"' in chart.svg
     assert "<b>" not in chart.svg
     assert [c.title for c in curves(rows())] == ["Error, %", "Loss", "Learning rate"]
+
+
+def test_thinning_keeps_ends_and_spikes() -> None:
+    values = [(float(i), 5.0 + (i % 2) / 10) for i in range(10_001)]
+    values[1777], values[6001], values[0], values[-1] = (1777.0, 99.0), (6001.0, -99.0), (0.0, 5.05), (10_000.0, 5.04)
+    (series,) = line_chart("x", [Series("x", "a", values)]).series
+    assert series.points[0] == values[0]
+    assert series.points[-1] == values[-1]
+    assert {values[1777], values[6001]} <= set(series.points)
+    assert list(series.points) == sorted(series.points)
+    assert line_chart("x", [Series("x", "a", values[:MAX_POINTS])]).series[0].points == values[:MAX_POINTS]
 
 
 def test_the_curve_for_a_readme(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.config import Config
-from plusx.engine import checkpoint, precondition
+from plusx.engine import checkpoint
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
 from tests.engine.tiny import CLOCKS, Train, at_batch, run, tiny_config, without_clocks
@@ -43,14 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optim__lr": 0.3,
     },
     "precise batch norm of an average": {"engine__precise_bn": 2, "engine__ema": 0.9},
-    "preconditioned": {"optim__precondition": "inputs", "engine__accumulate": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def looks_at_inputs_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that runs of 15 steps have several."""
-    monkeypatch.setattr(precondition, "EVERY", 4)
 
 
 def clockless(value: Any) -> Any:

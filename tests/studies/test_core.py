@@ -11,7 +11,7 @@ def results(**arms: list[float]) -> dict[str, list[Measured]]:
 
 def test_spread_is_mean_and_sample_deviation() -> None:
     assert spread([1.0, 2.0, 3.0]) == (3, 2.0, 1.0)
-    assert spread([5.0]) == (1, 5.0, 0.0)
+    assert spread([5.0]) == (1, 5.0, None)
 
 
 @pytest.mark.parametrize(

@@ -475,3 +475,10 @@ def test_the_first_layers_share_leaves_stem_and_head_out() -> None:
     from plusx.studies.gradients import share
 
     assert share([100.0, 3.0, 4.0, 9.0, 9.0, 6.0, 8.0, 100.0]) == pytest.approx(0.5)
+
+
+def test_as_many_layers_more_with_the_same_gradients_have_the_same_norm() -> None:
+    from plusx.studies.gradients import thirds
+
+    assert thirds([9.0] + [2.0] * 18 + [9.0]) == pytest.approx((2, 2))
+    assert thirds([9.0] + [2.0] * 54 + [9.0]) == pytest.approx((2, 2))
