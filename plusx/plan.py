@@ -65,7 +65,7 @@ class Request:
         flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
         flags |= {"data.size": self.size, "seed": self.seed}
         given = {key: value for key, value in flags.items() if value is not None}
-        changes = configs.parse_overrides(latest(self.overrides), given)
+        changes = configs.parse_overrides(self.overrides, given)
         if changes.get("schedule.steps") and changes.get("schedule.epochs"):
             both = f"{plural('epoch', changes['schedule.epochs'])} and {plural('step', changes['schedule.steps'])}"
             raise ConfigError(f"schedule: got {both}, expected one of them.", "Leave --epochs or schedule.steps out.")
@@ -249,7 +249,7 @@ def recorded_request(plain: Mapping[str, Any]) -> Request:
     Raises:
         KeyError, TypeError: it is none, or of another version.
     """
-    return Request(**{**plain["request"], "overrides": tuple(plain["request"]["overrides"])})
+    return Request(**{**plain["request"], "overrides": latest(plain["request"]["overrides"])})
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

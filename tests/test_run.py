@@ -100,7 +100,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: writing beyond it fails as on a full one."""
-    out, words = tmp_path / "run", (*STEPS, "--set", "schedule.steps=60")
+    out, words = tmp_path / "run", (*SMALL, "--set", "schedule.steps=60")
 
     def limited(size: int) -> Ran:
         return finish(
@@ -271,6 +271,7 @@ def test_a_run_of_before_goes_on_where_a_later_value_counted(tmp_path: Path) -> 
         (("--seed", -1), "seed: got -1"),
         (("--weights", "missing.pth"), "missing.pth: no such file"),
         (("--set", "engine.device=cuda:77"), "engine.device: got 'cuda:77': "),
+        (("--set", "optim.lr=0.1", "--set", "optim.lr=0.2"), "optim.lr: got 0.1 and 0.2, expected one value"),
     ],
 )
 def test_what_needs_no_data_is_told_before_they_are_opened(

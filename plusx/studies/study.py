@@ -17,7 +17,7 @@ from plusx.config import parse_overrides, several
 from plusx.engine import Log
 from plusx.errors import ConfigError, DivergedError
 from plusx.models import count_macs, create_model
-from plusx.plan import OPTIONS, write_json
+from plusx.plan import OPTIONS, latest, write_json
 from plusx.result import Run
 from plusx.run import train
 from plusx.studies import BUDGETS, STUDIES
@@ -208,7 +208,7 @@ class Job(NamedTuple):
     def train(self) -> Run:
         """Train it, or find it trained."""
         watch = get_study(self.study).watch
-        settings = dict(self.arm.train) | {"overrides": (*self.arm.train.get("overrides", ()), *self.overrides)}
+        settings = dict(self.arm.train) | {"overrides": latest((*self.arm.train.get("overrides", ()), *self.overrides))}
         return train(**settings, out=self.out, seed=self.seed, on_step=watch(self.out) if watch else None)
 
 

@@ -21,7 +21,7 @@ from plusx.config import DataConfig
 from plusx.data.facts import facts
 from plusx.data.sources import SOURCES
 from plusx.errors import ConfigError, DivergedError, PlusxError
-from plusx.plan import Request, decide
+from plusx.plan import Request, decide, latest
 from plusx.studies import BUDGETS, STUDIES
 from plusx.studies.ahead import Ended, _train, train_ahead
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
@@ -128,7 +128,7 @@ def test_a_run_that_diverges_is_a_result_and_decides_nothing(
 
     def diverging(**settings: Any) -> Any:
         wild = settings["out"] == tmp_path / "runs" / "fast" / "seed-1"
-        return train(**settings | {"overrides": (*settings["overrides"], *["optim.lr=1e30"] * wild)})
+        return train(**settings | {"overrides": latest((*settings["overrides"], *["optim.lr=1e30"] * wild))})
 
     monkeypatch.setattr(studies, "train", diverging)
     slow = Claim("The slow one errs.", lambda r: limit(r, "test_error", "slow", above=0))
