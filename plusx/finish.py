@@ -103,7 +103,9 @@ def report_data(
     """What the report shows, gathered from the parts."""
     sizes = {name: plural("image", len(split)) for name, split in dataset.splits.items()}
     config = plan.config
-    length = f"{plural('epoch', run.epochs)} on {plural('image', run.n_train)}"
+    steps = config.schedule.steps
+    passed = f"{plural('step', steps)} of {config.engine.batch}" if steps else plural("epoch", run.epochs)
+    length = f"{passed} on {plural('image', run.n_train)}"
     best = run.selected == "best"
     kept = f"of epoch {run.best['epoch']}, the best on {run.watched}" if best else "of the last epoch"
     return ReportData(

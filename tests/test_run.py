@@ -600,7 +600,7 @@ def test_a_test_split_selects_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), ("1 epoch on 1,438 images; weights of the last epoch.", "<dt>loss</dt>")),
+        ((), ("3 steps of 32 on 1,438 images; weights of the last epoch.", "<dt>loss</dt>")),
         (
             ("--set", "data.val_fraction=0.1"),
             (" images; weights of epoch 1, the best on val.", "<dt>loss, calibrated</dt>"),

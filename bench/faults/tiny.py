@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.faults.child import Child, Orders
 from plusx.engine import checkpoint, tensorfile
+from plusx.plan import latest
 
 INTERVAL = 5  # steps between checkpoints
 TRAIN, VAL, BATCH, EPOCHS = 200, 300, 16, 3
@@ -74,7 +75,7 @@ def orders(folder: Path, settings: Sequence[str] = (), *, out: Path | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     words = ["train", str(data(folder.parent)), "--out", str(out or folder / "run"), "--model", "resnet8"]
     words += ["--epochs", str(EPOCHS)]
-    words += [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+    words += [word for setting in latest((*SETTINGS, *settings)) for word in ("--set", setting)]
     return Orders(tuple(words), folder / "seen", folder / "told", **more)
 
 

@@ -23,6 +23,7 @@ from plusx.data import loader
 from plusx.data.loader import Batch, EvalLoader, TrainLoader
 from plusx.engine import distributed, tensorfile, trainer
 from plusx.errors import ImageError, PlusxError
+from plusx.plan import latest
 from plusx.run import train
 
 RANK, ATTEMPT = int(os.environ.get("RANK", "0")), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -97,7 +98,7 @@ if __name__ == "__main__":
         told = modelfile.versions()
         modelfile.versions = lambda: told | {"torch": "1.0"}
     try:
-        train(sys.argv[1], out=sys.argv[2], overrides=sys.argv[3:])
+        train(sys.argv[1], out=sys.argv[2], overrides=latest(sys.argv[3:]))
     except PlusxError as error:
         if not error.told_elsewhere:
             sys.stderr.write(f"plusx: {error}\n")
