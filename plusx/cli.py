@@ -500,24 +500,15 @@ def _print_study(result: Any) -> None:
         _say(f"changed from the {result.budget} budget: {' '.join(result.overrides)}")
     for part in result.claims:
         _say(f"  {part['verdict']}: {part['claim']} ({part['reason']})")
-    rows = (
-        (
-            r["arm"],
-            r["measure"],
-            str(r["n"]),
-            f"{r['mean']:.4g}",
-            "" if r["std"] is None else f"{r['std']:.2g}",
-            _signed(r["difference"]),
-        )
-        for r in result.table
-    )
+    shown = {"n": "d", "mean": ".4g", "std": ".2g", "difference": "+.2g"}
+    rows = ((r["arm"], r["measure"], *(_number(r[key], form) for key, form in shown.items())) for r in result.table)
     _print_table(("arm", "measure", "n", "mean", "std", "minus the paper's"), rows)
     for one in result.diverged:
         _say(f"{one['arm']}, seed {one['seed']}, diverged: {one['reason']}")
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2g}"
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _print_check(report: Any) -> None:
