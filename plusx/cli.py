@@ -22,8 +22,9 @@ import typer
 
 from plusx.errors import PlusxError
 from plusx.studies import BUDGETS, STUDIES
-from plusx.text import plural, show
+from plusx.text import in_bytes, plural, show
 
+SPLITS = ("train", "val", "test", "all")  # in the order of columns
 MAX_GROUPS = 20  # of leaking images that `plusx check` prints, and of others that are there twice
 
 app = typer.Typer(
@@ -53,10 +54,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _refuse_several(function.__name__)
             function(**options)
             print(end="", flush=True)  # a full disk is told now, not lost at the end of the process
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:  # where there was nothing to save, or no time for it
             _deafen()
-            _say("plusx: stopped by Ctrl-C.", stderr=True)
-            raise typer.Exit(130) from None
+            code = getattr(stop, "code", 128 + signal.SIGINT)
+            error = PlusxError(f"stopped by {'Ctrl-C' if code == 130 else signal.Signals(code - 128).name}.")
+            error.told_elsewhere = os.environ.get("RANK", "0") != "0"
+            _tell(error, **options)
+            raise typer.Exit(code) from None
         except PlusxError as error:
             _deafen()
             _tell(error, **options)
@@ -486,10 +490,8 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
 
 def _print_run_files(found: dict[str, Any]) -> None:
     _say(f"{found['run']}: {'finished' if found['finished'] else 'not finished; the same command continues it'}")
-    _print_table(
-        ("file", "size", "state"),
-        ((row["file"], f"{row['bytes'] / 1e6:,.2f} MB", row["state"]) for row in found["files"]),
-    )
+    rows = ((row["file"], in_bytes(row["bytes"]), row["state"]) for row in found["files"])
+    _print_table(("file", "size", "state"), rows)
     for row in found["failures"]:
         _say(f"rank {row['rank']} failed at step {row['step']}: {row['failure'].strip().splitlines()[-1]}")
 
@@ -512,7 +514,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _print_check(report: Any) -> None:
-    splits = sorted({split for counts in report.classes.values() for split in counts}, key=_split_order)
+    splits = [split for split in SPLITS if any(split in counts for counts in report.classes.values())]
     _say(f"{plural('example', report.n)}, {plural('class', len(report.classes))}")
     if len(report.classes) <= 100:
         rows = ((name, *(f"{counts.get(s, 0):,}" for s in splits)) for name, counts in report.classes.items())
@@ -529,11 +531,6 @@ def _print_check(report: Any) -> None:
         _say(f"warning: {warning}")
     found = len(report.bad) + len(report.duplicates) + len(report.warnings)
     _say(f"{plural('finding', found)}; nothing was changed." if found else "Nothing to report.")
-
-
-def _split_order(name: str) -> int:
-    order = ("train", "val", "test")
-    return order.index(name) if name in order else len(order)
 
 
 def _model_row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import io
 import platform
-import time
+import timeit
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -110,15 +110,9 @@ def _bf16_convolution() -> str:
     return f"{t32 / t16:.1f}x the speed of fp32, relative difference {error:.2%}"
 
 
-def _timed(call: Callable[[], torch.Tensor], repeats: int = 5) -> tuple[torch.Tensor, float]:
-    """The result of a call and its shortest time in seconds, after one warm-up."""
-    result = call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        times.append(time.perf_counter() - start)
-    return result, min(times)
+def _timed(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """The result of a call and its shortest time of five in seconds, after one warm-up."""
+    return call(), min(timeit.repeat(call, number=1, repeat=5))
 
 
 def _channels_last() -> str:

@@ -105,7 +105,7 @@ def prepare(
     if recorded is not None and plan != recorded and not rank:
         write_plan(path, plan)
     changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
-    dataset = dataset.changed(notes=(*changed, *manifest.leaks(found)))
+    dataset = dataset.changed(notes=(*changed, *scan.frame_notes(findings), *manifest.leaks(found)))
     for note in (*dataset.notes, *plan.notes):
         log.line(f"note: {note}")
     for choice in plan.choices:

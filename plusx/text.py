@@ -1,4 +1,4 @@
-"""Text for people: names that anyone may have given as harmless lines, lists of them, numbers with their word."""
+"""Text for people: names as harmless lines, whoever gave them, lists of them, numbers with their word or unit."""
 
 from collections.abc import Iterable
 
@@ -21,3 +21,8 @@ def listed(names: Iterable[str]) -> str:
 def plural(word: str, n: int) -> str:
     """`3 files`, `1 file`, `2 classes`."""
     return f"{n:,} {word}{'' if n == 1 else 'es' if word.endswith('s') else 's'}"
+
+
+def in_bytes(n: int) -> str:
+    """A length of so many bytes: `94.3 MB`, `340 bytes`."""
+    return f"{n / 1e6:,.1f} MB" if n >= 1e5 else plural("byte", n)

@@ -4,7 +4,6 @@ All three use the same names of parameters (see `models.resnet`), so weights go 
 head's rows by class name where the file says its classes. What became of each tensor is told.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx import modelfile, pth
-from plusx.data.download import cache_folder, fetch, progress_bar
+from plusx.data.download import cache_folder, fetch, file_sha256, progress_bar
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.text import listed, plural
@@ -212,8 +211,7 @@ def _download(url: str, limit: int) -> tuple[Path, str, str]:
     record, digits = target.with_suffix(".sha256"), target.stem.rpartition("-")[2]
 
     def verify(path: Path) -> None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
         if not found.startswith(digits):
             raise DataError(f"{url}: got the SHA-256 {found}, expected {digits}…", "Try again.")
         record.write_text(found)

@@ -168,11 +168,13 @@ def test_a_split_of_bad_files_alone_is_an_error(tmp_path: Path) -> None:
     assert "data: no file of val can be decoded. `plusx check` lists them" in line
 
 
-def test_a_class_of_one_image_trains_with_a_note(tmp_path: Path) -> None:
+def test_a_class_of_one_image_and_a_film_train_with_a_note(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"cat": 5, "dog": 5, "eel": 1})
+    Image.new("L", (8, 6)).save(data / "cat" / "film.gif", save_all=True, append_images=[Image.new("L", (8, 6), 99)])
     ran = plusx("train", data, "--out", tmp_path / "run", *STEPS)
     assert ran.code == 0
     assert "note: 1 class with one training image: eel\n" in ran.err
+    assert "note: 1 image with several frames, of which the first is used\n" in ran.err
     assert package.load(tmp_path / "run").classes == ("cat", "dog", "eel")
 
 

@@ -48,6 +48,17 @@ def test_folders_globs_and_files_in_natural_order(tmp_path: Path) -> None:
     assert find_images(tmp_path / "[x].png") == [str(tmp_path / "[x].png")]
 
 
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    for name in ("empty", "texts/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "texts" / "deep" / "notes.txt").write_text("no image")
+    notes: list[str] = []
+    folders = [tmp_path / name for name in ("a", "empty", "texts")]
+    assert find_images(folders, notes.append) == [str(tmp_path / "a" / "1.png")]
+    assert notes == ["left out: files of type .txt (1)", f"no images in {folders[1]}, {folders[2]}"]
+
+
 def test_a_folder_of_links_to_files_elsewhere_is_answered(tmp_path: Path) -> None:
     """A store of files, with folders that link to some of them, is a usual layout."""
     picture(tmp_path / "store" / "1.png")

@@ -151,15 +151,18 @@ def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
         os.killpg(process.pid, 0)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_before_anything_is_decided_leaves_nothing(number: int, code: int, tmp_path: Path) -> None:
-    process = start("train", "digits", "--size", 16, "--out", tmp_path / "a" / "run")
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
+)
+def test_a_signal_before_anything_is_decided_leaves_nothing(number: int, code: int, name: str, tmp_path: Path) -> None:
+    process = start("train", "digits", "--size", 16, "--out", tmp_path / "a" / "run", "--json")
     while not (tmp_path / "a" / "run" / "lock").exists():
         time.sleep(0.01)
     process.send_signal(number)
     ran = finish(process)
-    assert (ran.code, ran.out) == (code, "")
-    assert ran.err == ("plusx: stopped by Ctrl-C.\n" if number == signal.SIGINT else "")
+    assert (ran.code, ran.err) == (code, f"plusx: stopped by {name}.\n")
+    assert json.loads(ran.out) == {"error": f"stopped by {name}.", "hint": ""}
     assert not (tmp_path / "a").exists()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plusx.text import listed, plural, show
+from plusx.text import in_bytes, listed, plural, show
 
 
 def test_names_show_as_one_harmless_line() -> None:
@@ -25,3 +25,8 @@ def test_lists_are_short() -> None:
 def test_one_is_one() -> None:
     assert [plural("image", n) for n in (0, 1, 2, 1000)] == ["0 images", "1 image", "2 images", "1,000 images"]
     assert [plural("class", n) for n in (1, 2)] == ["1 class", "2 classes"]
+
+
+def test_bytes_have_a_unit_that_tells() -> None:
+    assert [in_bytes(n) for n in (0, 1, 2_316, 99_999)] == ["0 bytes", "1 byte", "2,316 bytes", "99,999 bytes"]
+    assert [in_bytes(n) for n in (100_000, 94_260_000, 1_234_000_000)] == ["0.1 MB", "94.3 MB", "1,234.0 MB"]

@@ -1,6 +1,7 @@
 """R4: a disk that is full: a small file system of its own, or a limit on the size of files, which tears a write."""
 
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -64,7 +65,7 @@ def _tried(given: Orders, run: Path, before: Path) -> str:
     lines = [line for line in told.splitlines() if line.startswith("plusx: ")]
     if code != 1 or len(lines) != 1 or "Traceback" in told or str(run) not in lines[0]:
         return f"exit code {code}: {told[-500:]}"
-    if ".safetensors" in lines[0] and " MB" not in lines[0]:
+    if ".safetensors" in lines[0] and not re.search(r"needs [0-9.,]+ (MB|bytes)", lines[0]):
         return f"no bytes are named: {lines[0]}"
     if left := [path.name for path in run.rglob("*tmp*")]:
         return f"left: {left}"

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Progress, Split, untrainable
-from plusx.data.decode import FORMATS, decode
+from plusx.data.decode import decode
+from plusx.data.download import file_sha256
 from plusx.data.facts import header
-from plusx.data.scan import file_sha256
 from plusx.data.sources import read
 from plusx.data.split import class_notes, hold_out
 from plusx.errors import DataError, ImageError
@@ -106,8 +105,6 @@ def _look(split: Split, i: int, config: DataConfig) -> _Seen:
     try:
         image = decode(path, max_pixels=config.max_pixels, channels=3, background=config.background)
         found = header(path)
-        with Image.open(path, formats=FORMATS) as opened:  # as decoding asks; a palette has transparency of its own
-            transparent = opened.has_transparency_data
         content = file_sha256(path)
     except ImageError as error:
         return _Seen("", "", 0, 0, (), show(error.reason))
@@ -118,7 +115,7 @@ def _look(split: Split, i: int, config: DataConfig) -> _Seen:
     odd = {
         "more than 8 bits a channel": image.is_floating_point(),
         "CMYK colours": found.mode == "CMYK",
-        "transparency": transparent,
+        "transparency": found.transparent,
         "a rotation in EXIF": found.turned,
         "several frames, of which the first is used": found.animated,
     }

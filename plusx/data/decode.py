@@ -29,6 +29,7 @@ EXTENSIONS = frozenset(  # taken from folders
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+PHOTOS = ("JPEG", "MPO")  # of Pillow's names for what it opened; an MPO is a JPEG that has others behind it
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10, and each costs a pass over the whole image
 ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -118,7 +119,7 @@ def decode_crop(
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
-        if turn == 1 and image.format == "JPEG" and image.mode == ("L" if channels == 1 else "RGB"):
+        if turn == 1 and image.format in PHOTOS and image.mode == ("L" if channels == 1 else "RGB"):
             rows, columns = -(-height // scale), -(-width // scale)
             edges = _edges((top, left, high, wide), rows / height, columns / width)
             if (pixels := _quick_jpeg(stream, edges[1], scale, (height, width), channels)) is not None:

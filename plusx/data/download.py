@@ -159,11 +159,15 @@ def _workplace(target: Path) -> Iterator[Path]:
         raise DataError(message, "Free some space or set PLUSX_CACHE.") from error
 
 
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verify_sha256(path: Path, expected: str) -> None:
     """Raise DataError unless the file's SHA-256 is `expected`."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if (found := file_sha256(path)) != expected:
         raise DataError(f"{path}: got the SHA-256 {found}, expected {expected}", "Delete the file and get it again.")
 
 

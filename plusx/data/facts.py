@@ -9,7 +9,7 @@ from PIL import Image
 
 from plusx.config import DataConfig, Facts
 from plusx.data.dataset import Dataset, Split
-from plusx.data.decode import FORMATS, orientation
+from plusx.data.decode import FORMATS, PHOTOS, orientation
 from plusx.errors import DataError, ImageError
 from plusx.threads import in_parallel
 
@@ -18,14 +18,18 @@ GRAY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class Header(NamedTuple):
-    """An image file's header: upright size in px, Pillow's mode, whether EXIF turns it, whether it has
-    several frames."""
+    """An image file's header: upright size in px, Pillow's mode, whether EXIF turns it, whether it has several frames,
+    and whether some of it is transparent.
+
+    The further pictures of a JPEG are previews of the first, not frames.
+    """
 
     width: int
     height: int
     mode: str
     turned: bool
     animated: bool
+    transparent: bool
 
 
 def header(path: str) -> Header:
@@ -40,7 +44,7 @@ def header(path: str) -> Header:
         with Image.open(path, formats=FORMATS) as image:
             turn = orientation(image)
             size = image.size[::-1] if turn >= 5 and image.format != "TIFF" else image.size  # Pillow turns a TIFF
-            return Header(*size, image.mode, turn > 1, _animated(image))
+            return Header(*size, image.mode, turn > 1, _animated(image), image.has_transparency_data)
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise of every kind on hostile bytes
@@ -49,7 +53,7 @@ def header(path: str) -> Header:
 
 def _animated(image: Image.Image) -> bool:
     try:
-        return getattr(image, "is_animated", False)
+        return image.format not in PHOTOS and getattr(image, "is_animated", False)
     except Exception:  # a damaged second frame, which nobody decodes
         return True
 

@@ -65,21 +65,25 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
 
     Arguments:
         paths: what the user named.
-        note: told what is left out of the folders, counted as `read` counts it.
+        note: told what is left out of the folders, counted as `read` counts it, and which of them hold no image.
 
     Raises:
         DataError: what is no path.
     """
     found: list[str] = []
+    empty: list[str] = []
     left_out: Counter[str] = Counter()
     for path in _paths(paths):
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
-        files = (_images_below(match, left_out) if os.path.isdir(match) else [match] for match in matches)
+        files = [_images_below(match, left_out) if os.path.isdir(match) else [match] for match in matches]
         found += dict.fromkeys(itertools.chain.from_iterable(files))
+        empty += [match for match, below in zip(matches, files, strict=True) if not below]
     for text in _notes(left_out):
         note(text)
+    if found and empty:
+        note(f"no images in {listed(empty)}")
     return found
 
 

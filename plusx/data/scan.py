@@ -13,16 +13,18 @@ import numpy as np
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Progress, untrainable
 from plusx.data.decode import decode
-from plusx.data.download import cache_folder
+from plusx.data.download import cache_folder, file_sha256
+from plusx.data.facts import header
 from plusx.errors import DataError, ImageError
 from plusx.text import plural, show
 from plusx.threads import in_parallel
 
-RULES = 2  # goes up when decode() accepts other files, so that old findings are not believed
+RULES = 3  # goes up when decode() accepts other files, so that old findings are not believed
 
 
 class Finding(NamedTuple):
-    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, and why it is bad or ''.
+    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, why it is bad or '', and whether
+    it has several frames.
 
     Without a SHA-256 that is no verdict on the bytes: they could not be read, or not be decoded for want of memory.
     """
@@ -31,6 +33,7 @@ class Finding(NamedTuple):
     modified: int
     sha256: str
     reason: str
+    animated: bool = False
 
 
 def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None) -> dict[str, Finding]:
@@ -100,25 +103,26 @@ def screen(dataset: Dataset, findings: Mapping[str, Finding], on_bad_image: str)
     return left
 
 
-def file_sha256(path: str) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def frame_notes(findings: Mapping[str, Finding]) -> tuple[str, ...]:
+    """What to say of files with several frames, or nothing."""
+    n = sum(finding.animated for finding in findings.values())
+    return (f"{plural('image', n)} with several frames, of which the first is used",) if n else ()
 
 
 def _examine(path: str, status: os.stat_result, config: DataConfig) -> Finding:
-    digest, reason = "", "not a regular file"
+    digest, reason, animated = "", "not a regular file", False
     if stat.S_ISREG(status.st_mode):  # a pipe would block
         try:
             digest, reason = file_sha256(path), ""
             decode(path, max_pixels=config.max_pixels, channels=3, background=config.background, min_side=1)
+            animated = header(path).animated
         except ImageError as error:
             reason = error.reason
             if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
                 digest = ""  # the system's trouble, not the file's
         except OSError as error:
             reason = f"cannot be read: {error.strerror}"
-    return Finding(status.st_size, status.st_mtime_ns, digest, show(reason))
+    return Finding(status.st_size, status.st_mtime_ns, digest, show(reason), animated)
 
 
 def _store(dataset: Dataset, config: DataConfig) -> Path:
@@ -133,7 +137,7 @@ def _load(store: Path) -> dict[str, Finding]:
 
     try:
         columns = pq.read_table(store).to_pydict()
-        rows = zip(columns["size"], columns["modified"], columns["sha256"], columns["reason"], strict=True)
+        rows = zip(*(columns[field] for field in Finding._fields), strict=True)
         return dict(zip(map(os.fsdecode, columns["path"]), map(Finding._make, rows), strict=True))
     except (OSError, KeyError, TypeError, pa.ArrowException):
         return {}

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plusx.errors import ModelFileError, TrainingError
+from plusx.text import in_bytes
 
 DTYPES = {
     "F64": torch.float64,
@@ -121,7 +122,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     )  # memory that the system refuses is an error here, and an abort in safetensors
     try:
         if needed > (free := shutil.disk_usage(path.parent).free):
-            message = f"{path}: disk full, needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free."
+            message = f"{path}: disk full, needs {in_bytes(needed)}, {in_bytes(free)} free."
             raise TrainingError(message, "Free some space and retry.")
         with replacing(path) as temporary:
             save_file(plain, temporary, dict(metadata))
@@ -130,7 +131,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
             if digest(back) != digest(plain) or text != dict(metadata):
                 raise TrainingError(f"{path}: the disk did not return what was written.", "Check the disk.")
     except (OSError, SafetensorError, ModelFileError) as error:
-        message = f"{path}: cannot be written: {error}; it needs {needed / 1e6:.1f} MB."
+        message = f"{path}: cannot be written: {error}; it needs {in_bytes(needed)}."
         raise TrainingError(message, "Check the disk and its free space.") from error
 
 

@@ -202,6 +202,19 @@ def test_bad_files_are_refused_or_skipped_before_training(tmp_path: Path) -> Non
         screened(good, "skip")
 
 
+def test_scan_counts_films_and_no_photos_with_a_preview(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 5, "b": 5})
+    assert scan.frame_notes(scan.scan(open_dataset(str(tmp_path), CONFIG), CONFIG)) == ()
+    picture = Image.open(tmp_path / "a" / "0.png")
+    for name, kind in (("film.gif", "GIF"), ("pages.tif", "TIFF"), ("camera.jpg", "MPO")):
+        picture.save(tmp_path / "b" / name, kind, save_all=True, append_images=[Image.new("RGB", (8, 6))])
+    dataset = open_dataset(str(tmp_path), CONFIG)
+    for _ in range(2):  # also as it is remembered
+        told = scan.frame_notes(scan.scan(dataset, CONFIG))
+        assert told == ("2 images with several frames, of which the first is used",)
+    assert told[0] in check(str(tmp_path), CONFIG).warnings
+
+
 def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"a": 5, "b": 5})
     dataset = open_dataset(str(tmp_path), CONFIG)

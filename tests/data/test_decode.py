@@ -368,6 +368,18 @@ def test_a_jpeg_is_read_down_to_the_crop() -> None:
     assert not torch.equal(decode_crop(damaged, below, 100), decode_crop(data, below, 100))
 
 
+def test_a_photo_with_a_preview_behind_it_is_read_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras write such JPEGs; Pillow calls them MPO."""
+    file = io.BytesIO()
+    NOISE.save(file, "MPO", quality=90, save_all=True, append_images=[NOISE.resize((40, 30))])
+    calls: list[int] = []
+    real = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given, **rules: calls.append(1) or real(*given, **rules))
+    crop = decode_crop(file.getvalue(), lambda h, w: (32, 40, 100, 120), 100)
+    assert torch.equal(crop, decode(file.getvalue()).permute(1, 2, 0)[32:132, 40:160])
+    assert calls, "Pillow is several times slower"
+
+
 def test_bytes_stay_as_they_are_and_what_the_fast_reader_refuses_pillow_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
