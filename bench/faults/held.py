@@ -12,6 +12,79 @@ class Held(NamedTuple):
 
 
 HELD = {
+    "A1": Held(
+        "JPEG, PNG, WebP, BMP, TIFF and GIF cut at 0, 1, 25, 50 and 99 % and two bytes before their end",
+        "each refused; `check` lists them, training refuses them or, on request, plans without them and counts them",
+        (
+            "data/test_decode.py::test_cut_files_are_refused",
+            "data/test_check.py::test_check_finds_bad_files_of_every_kind",
+            "test_bad_input.py::test_bad_images_are_skipped_on_request_and_counted",
+        ),
+    ),
+    "A2": Held(
+        "empty files, text and markup named as images, folders, pipes, devices",
+        "refused, a pipe or device without waiting for it",
+        (
+            "data/test_decode.py::test_what_is_no_image_is_refused",
+            "data/test_decode.py::test_folders_pipes_and_devices_are_refused_at_once",
+            "data/test_check.py::test_a_pipe_does_not_block",
+        ),
+    ),
+    "A3": Held(
+        "an image that is changed and still decodes",
+        "the manifest names it on the next run",
+        ("data/test_check.py::test_manifest_names_every_example_and_sees_every_change",),
+    ),
+    "A4": Held(
+        "gray of 12, 16 and 32 bits and of floating point, also outside of 0 to 1",
+        "scaled at full precision, the same everywhere; values out of range are refused",
+        (
+            "data/test_decode.py::test_16_bit_gray_keeps_its_precision",
+            "data/test_decode.py::test_other_deep_gray",
+            "data/test_decode.py::test_deep_values_out_of_range_are_refused",
+            "test_bad_input.py::test_sixteen_bits_get_the_same_answer_everywhere",
+        ),
+    ),
+    "A5": Held(
+        "the eight EXIF orientations of a picture, and EXIF data that is damaged or comes after the pixels",
+        "the same tensor; damage is as none",
+        (
+            "data/test_decode.py::test_all_orientations_are_upright",
+            "data/test_decode.py::test_orientation_after_the_pixels_of_a_png",
+            "data/test_decode.py::test_damaged_exif_is_as_none",
+        ),
+    ),
+    "A6": Held(
+        "CMYK, palettes, transparency, one bit; films and many pages; photos with a preview behind them",
+        "documented pixels; the first frame, with one counted notice",
+        (
+            "data/test_decode.py::test_cmyk",
+            "data/test_decode.py::test_palette_gray_and_one_bit",
+            "data/test_decode.py::test_transparency_lies_over_the_background",
+            "data/test_decode.py::test_first_frame",
+            "data/test_check.py::test_scan_counts_films_and_no_photos_with_a_preview",
+            "data/test_decode.py::test_a_photo_with_a_preview_behind_it_is_read_like_any",
+        ),
+    ),
+    "A7": Held(
+        "headers of 169 and more megapixels, packed comments and profiles, TIFF tiles, endless scans, a sparse file",
+        "refused from the header, within 50 MB",
+        (
+            "data/test_decode.py::test_bombs_are_refused_in_little_memory",
+            "data/test_decode.py::test_size_limit_is_read_from_the_header",
+            "data/test_decode.py::test_endless_scans_of_a_progressive_jpeg_are_refused",
+        ),
+    ),
+    "A8": Held(
+        "images of 1 x 1, 3 x 3, 1 x 20,000 and 20,000 x 1 px",
+        "read and made square within the memory of their pixels",
+        ("data/test_decode.py::test_extreme_shapes", "data/test_transforms.py::test_extreme_shapes"),
+    ),
+    "A9": Held(
+        "20,000 mutations of 36 files of the six formats",
+        "an image or an `ImageError` within 2 s",
+        ("data/test_decode.py::test_only_image_errors_leave_mutated_files",),
+    ),
     "B1": Held(
         "an image that is cut, no image, a folder or not readable, found before an epoch or in its midst",
         "the file is named after a checkpoint; or it is skipped and counted, on request",
@@ -229,6 +302,28 @@ HELD = {
         (
             "distributed/test_runs.py::test_a_signal_to_one_rank_stops_all_and_one_process_goes_on_in_the_same_order",
             "distributed/test_world.py::test_too_many_processes_for_a_batch_are_refused",
+        ),
+    ),
+    "H1": Held(
+        "markup, scripts, templates, control and direction characters as names of classes and files; 10,000 classes",
+        "names stay text, nothing is loaded or run, the page's size is bounded, pictures are encoded anew",
+        (
+            "report/test_report.py::test_names_stay_text",
+            "report/test_report.py::test_the_policy_allows_this_style_and_nothing_else",
+            "report/test_report.py::test_nothing_outside_the_file_is_named",
+            "report/test_report.py::test_size_is_bounded",
+            "report/test_report.py::test_pictures_are_encoded_anew",
+        ),
+    ),
+    "H2": Held(
+        "names that a spreadsheet would run, with quotes, line breaks and escapes, in tables and on the terminal",
+        "tables read back and harm nothing, numbers stay numbers; one harmless line each on the terminal",
+        (
+            "test_prediction.py::test_csv_harms_no_spreadsheet_and_reads_back",
+            "test_prediction.py::test_numbers_stay_numbers",
+            "test_prediction.py::test_json_lines_and_parquet_hold_the_answers",
+            "test_cli.py::test_names_cannot_steer_the_terminal",
+            "test_cli.py::test_names_cannot_forge_lines",
         ),
     ),
 }
