@@ -214,6 +214,9 @@ def make_trainer(
             return error.message
         return ""
 
+    weights = None
+    if config.optim.class_weights == "balanced":
+        weights = torch.from_numpy(dataset.splits["train"].balance(len(classes))).to(device)
     return Trainer(
         network.to(device),
         train=train_batches,
@@ -227,6 +230,7 @@ def make_trainer(
         lost=lost,
         log=log,
         on_step=on_step,
+        class_weights=weights,
         save_start=start is not None,
         world=world,
     )

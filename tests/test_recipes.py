@@ -2,12 +2,16 @@
 
 import itertools
 import math
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
 from plusx import config as configs
+from plusx.cli import app
 from plusx.config import Config, Facts
 from plusx.engine.schedule import SoFar, learning_factor
 from plusx.errors import ConfigError
@@ -70,6 +74,10 @@ def test_recipes_say_where_they_come_from(name: str) -> None:
     assert "Source: " in doc
     assert "Cost" in doc
     assert "result" in doc
+    command = re.search(r"Command: `(?:torchrun .*? -m )?plusx train (.*?)`(.)", doc)
+    assert command, doc
+    given = get_command(app).commands["train"].make_context("train", shlex.split(command[1])).params
+    assert given["recipe"] == (None if command[2] == ";" else name)
 
 
 def test_the_result_that_imagenet_paper_expects_is_that_of_the_shortcut_that_its_network_has() -> None:

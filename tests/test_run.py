@@ -685,6 +685,22 @@ def test_a_run_outlives_the_weights_that_it_started_from(tmp_path: Path, monkeyp
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.parametrize(("setting", "wanted"), [("balanced", [24 / 36, 24 / 12]), ("none", None)])
+def test_weights_of_classes_are_those_of_the_training_split(
+    setting: str, wanted: list[float] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = class_folders(tmp_path / "data", {"many": 22, "rare": 8}), []
+
+    def stop(*given: Any) -> None:
+        seen.append(given[-1])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("plusx.engine.trainer.train_step", stop)
+    with pytest.raises(ZeroDivisionError):
+        package.train(data, out=tmp_path / "run", overrides=(*OVERRIDES, f"optim.class_weights={setting}"))
+    assert (seen[0] if wanted is None else seen[0].tolist()) == (wanted and pytest.approx(wanted))
+
+
 def test_what_the_caller_set_for_pytorch_changes_nothing(tmp_path: Path) -> None:
     picture = photos(tmp_path / "photos", 1, ("a",))
 

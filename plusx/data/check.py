@@ -154,7 +154,8 @@ def _class_warnings(dataset: Dataset) -> list[str]:
     low, high = int(counts[counts > 0].min()), int(counts.max())
     if high >= UNEVEN * low:
         small, large = dataset.classes[int(np.flatnonzero(counts == low)[0])], dataset.classes[int(counts.argmax())]
-        warnings.append(f"uneven classes: {show(large)} has {high:,} training images, {show(small)} {low:,}")
+        said = f"uneven classes: {show(large)} has {high:,} training images, {show(small)} {low:,}"
+        warnings.append(f"{said}; train with --set optim.class_weights=balanced makes rare ones count more")
     return warnings
 
 

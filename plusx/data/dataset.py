@@ -68,6 +68,15 @@ class Split:
         totals = self.targets.sum(axis=0) if multi else np.bincount(self.targets, minlength=n_classes)
         return np.asarray(totals, np.int64)
 
+    def balance(self, n_classes: int) -> NDArray[np.float32]:
+        """Weights (K,) of classes for a loss in which each counts the same; over the examples their mean is 1.
+
+        Of several labels an image, absent over present examples of each, or 1 where more are present.
+        """
+        counts = self.counts(n_classes)
+        rare = len(self) / (n_classes * counts) if self.targets.ndim == 1 else (len(self) / counts - 1).clip(1)
+        return rare.astype(np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -2,12 +2,12 @@
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from plusx.engine.isolation import alone
 
 GAIN = 1.1  # bf16 must be this much faster: below, it is not worth its rounding
 OFF = 0.03  # largest difference of a layer from float32, as a share of its norm; rounding alone gives 0.005
@@ -48,7 +48,8 @@ def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     trial = copy.deepcopy(module).train().requires_grad_()
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).contiguous(memory_format=layout)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _one_thread():
+    with alone():
+        torch.set_num_threads(1)  # so that the time it computes can be told from the time other programs take
         end = time.perf_counter() + TOTAL_SECONDS
         differences = [_difference(layer, x) for layer, x in _layers(trial, images[:2])]
         if wrong := [d for d in differences if not d <= OFF]:  # NaN too
@@ -65,17 +66,6 @@ def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: 
     slow, fast = min(times["fp32"]), min(times["bf16"])
     speed = f"bfloat16 is {slow / fast:.2f}x as fast as float32, tried on {max(count, 2)} images"
     return ("bf16" if slow >= GAIN * fast else "fp32"), f"{speed}; its layers are within {max(differences):.1%}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread, so that the time it computes can be told from the time other programs take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _layers(net: nn.Module, images: Tensor) -> list[tuple[nn.Module, Tensor]]:

@@ -62,20 +62,21 @@ def train_step(
     batch: TrainBatch,
     running: Metrics,
     config: Config,
-    task: str,
     step: int,
     world: World = ALONE,
+    class_weights: Tensor | None = None,
 ) -> float:
     """Moves the weights by one batch, adds the counts of all processes to `running` and returns the mean loss.
 
     The first step is 1. The loss, and what it does to the weights, are those of the whole batch on every rank.
+    `class_weights` are those of `criterion`.
 
     Raises:
         NonFiniteError: before the optimizer moves; weights and optimizer are as they were.
     """
     optimizer.zero_grad(set_to_none=True)
-    logits, mean = _gradients(net, batch, config, task, world)
-    counts = Metrics(task, device=mean.device)
+    logits, mean = _gradients(net, batch, config, running.task, world, class_weights)
+    counts = Metrics(running.task, device=mean.device)
     counts.update(logits, batch.targets, mean)
     summed = world.total(torch.cat([mean[None] * (len(batch.ids) / batch.total), counts.totals.double()]))
     weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
@@ -91,7 +92,9 @@ def train_step(
     return float(value)
 
 
-def _gradients(net: nn.Module, batch: TrainBatch, config: Config, task: str, world: World) -> tuple[Tensor, Tensor]:
+def _gradients(
+    net: nn.Module, batch: TrainBatch, config: Config, task: str, world: World, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Leaves the gradients of the whole batch on every rank.
 
     Returns:
@@ -107,7 +110,7 @@ def _gradients(net: nn.Module, batch: TrainBatch, config: Config, task: str, wor
         with world.gathering(net, last=part == parts):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=engine.precision == "bf16"):
                 logits = net(images.contiguous(memory_format=layout))
-            loss = criterion(logits.float(), targets, task, config.optim.label_smoothing)
+            loss = criterion(logits.float(), targets, task, config.optim.label_smoothing, class_weights)
             # DistributedDataParallel takes the mean of ranks, which share the batch in unequal parts.
             (loss * (len(images) / batch.total * world.size)).backward()  # type: ignore[no-untyped-call]
         outputs.append(logits.detach())
@@ -115,11 +118,20 @@ def _gradients(net: nn.Module, batch: TrainBatch, config: Config, task: str, wor
     return torch.cat(outputs), mean
 
 
-def criterion(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0) -> Tensor:
-    """Mean loss of logits (N, K): cross-entropy, or binary cross-entropy over every label for task "multi"."""
+def criterion(
+    logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean loss of logits (N, K): cross-entropy, or binary cross-entropy over every label for task "multi".
+
+    `class_weights` (K,) multiply the loss of each class's examples; for "multi" that of the labels that are there.
+    """
     if task == "multi":
-        return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
-    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        smooth = targets * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=class_weights)
+    if class_weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    # A sum over examples: PyTorch's mean is over weights, which parts of a batch do not share.
+    return F.cross_entropy(logits, targets, class_weights, reduction="sum", label_smoothing=smoothing) / len(logits)
 
 
 def _non_finite(batch: Batch, loss: float, norm: float, step: int) -> NonFiniteError:

@@ -79,6 +79,7 @@ class Trainer:
         on_step: called after each step with its number, the first is 1, and the network, whose gradients are still
             those that the optimizer got; it must change nothing. What it writes to disk before it returns is there
             before the step is saved; if it fails on rank 0, the step is not saved.
+        class_weights: (K,) of the loss, on the module's device; see `criterion`.
         save_start: write a checkpoint before the first step, since the start cannot be made again.
         world: the processes of the run. Each trains on its part of every batch and evaluates its part of the split;
             rank 0 alone writes.
@@ -102,6 +103,7 @@ class Trainer:
         lost: Callable[[], str] = str,
         log: Log,
         on_step: Callable[[int, nn.Module], None] | None = None,
+        class_weights: Tensor | None = None,
         save_start: bool = False,
         world: World = ALONE,
     ) -> None:
@@ -117,6 +119,7 @@ class Trainer:
             module.to(memory_format=torch.channels_last)
         self.module = module
         self.device = next(module.parameters()).device
+        self.class_weights = class_weights
         if world.size > 1 and config.engine.sync_bn:
             synchronize(module)
         self.optimizer = build_optimizer(module, config.optim)  # freezes, before ranks agree whose gradients they share
@@ -187,10 +190,8 @@ class Trainer:
                                 set_rates(self.optimizer, at.rate, self._decay(at.step))
                                 self._seed(at.step)
                                 right = self.running.correct if self._warming() else 0
-                                number = at.step + 1
-                                loss = train_step(
-                                    self.net, self.optimizer, batch, self.running, config, self.task, number, world
-                                )
+                                given = (batch, self.running, config, at.step + 1, world, self.class_weights)
+                                loss = train_step(self.net, self.optimizer, *given)
                                 if not config.engine.sync_bn:
                                     world.mean(_statistics(self.module))
                                 self._count(batch.total, right)

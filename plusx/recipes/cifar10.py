@@ -14,6 +14,7 @@ def cifar10_paper(facts: Facts) -> Config:
     `--set data.val_fraction=0.1` holds out 5,000 as the paper did to choose the steps. The paper's two GPUs normalised
     over 64 examples each: `--set engine.accumulate=2` does that.
 
+    Command: `plusx train cifar10 --recipe cifar10-paper --model resnet56`.
     Source: section 4.2.
     Cost: 164 epochs; ResNet-20 about 90 minutes on two CPU cores with `--set engine.precision=bf16`, ResNet-110 a day.
     Expected result: the paper's test errors, 8.75 % (20 layers), 7.51 (32), 7.17 (44), 6.97 (56), 6.43 (110, the best
@@ -37,6 +38,7 @@ def cifar10_modern(facts: Facts) -> Config:
     warmup, and statistics of batch norm taken again at the end. Each residual block starts as the identity
     (zero-initialised last scale), which departs from the paper; `--set model.zero_init_last=false` does not.
 
+    Command: `plusx train cifar10 --recipe cifar10-modern --model resnet56`.
     Source: public reproductions with a cosine rate and a weight decay of 5e-4.
     Cost: 200 epochs; ResNet-20 about two hours on two CPU cores, ResNet-110 half a day.
     Expected result: published 92.56 % for ResNet-20 and 94.37 % for ResNet-56, last epoch; not measured here yet.

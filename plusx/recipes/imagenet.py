@@ -14,6 +14,7 @@ def imagenet_paper(facts: Facts) -> Config:
     `--set schedule.name=plateau` is the rule itself, on the validation error. Test with
     `plusx evaluate --protocol 10-crop` or `multi-scale`.
 
+    Command: `torchrun --standalone --nproc-per-node 8 -m plusx train imagenet/ --recipe imagenet-paper`.
     Source: sections 3.4 and 4.1.
     Cost: 120 epochs of 1.28 million images; 3.9 G multiply-adds for each image and pass of ResNet-50, a step is three.
     Expected result: the paper's 10-crop top-1 errors, 24.52 % (34 layers, option B, that of `resnet34`; 25.03 with
@@ -43,6 +44,7 @@ def imagenet_modern(facts: Facts) -> Config:
     every step, there once an epoch; weights are averaged after every step and from the first on, there after every
     32nd, as fast, once the warmup is over.
 
+    Command: `torchrun --standalone --nproc-per-node 8 -m plusx train imagenet/ --recipe imagenet-modern`.
     Source: torchvision's references/classification, weights IMAGENET1K_V2.
     Cost: 600 epochs; days on eight GPUs. `--epochs 100` rescales the schedule.
     Expected result: published 80.86 % top-1; not measured here.

@@ -12,6 +12,7 @@ def photo(facts: Facts) -> Config:
     The crop keeps at least a quarter of the picture when there are few examples, 8 % when there are many: small sets
     are learnt faster from milder changes. Epochs grow as the set shrinks, since steps, not epochs, train a network.
 
+    Command: `plusx train photos/`; it is the default above 64 px.
     Source: the paper's section 4.1 (batch 256, lr 0.1, momentum 0.9, weight decay 1e-4), its rate scaled to the batch;
     under 20,000 examples twice that rate, and a weight decay of 5e-4.
     Cost: 0.6 G multiply-adds for each image and pass of ResNet-18 at 128 px, 1.8 G at 224 px; a step is three passes.
@@ -40,6 +41,7 @@ def photo_finetune(facts: Facts) -> Config:
 
     `--set optim.freeze=body` trains the head alone. The blocks come trained, so none is zero-initialised.
 
+    Command: `plusx train photos/ --weights imagenet`; it is the default with weights.
     Source: common transfer practice (head at full rate, body slower), SGD with a cosine rate.
     Cost: a quarter to a half of the epochs of `photo`. Expected result: depends on the weights; not measured yet.
     """

@@ -29,6 +29,16 @@ def dataset_of(**splits: list[int]) -> Dataset:
     return Dataset("x", "x", tuple(map(str, range(k))), "single", {n: split_of(c, n) for n, c in splits.items()})
 
 
+def test_balanced_classes_count_the_same() -> None:
+    split = split_of([60, 30, 10])
+    weights = split.balance(3)
+    assert weights == pytest.approx([100 / 180, 100 / 90, 100 / 30])
+    assert weights[split.targets].mean() == pytest.approx(1)
+    labels = np.array([[1, 1], [0, 1], [0, 1], [0, 1]], np.float32)
+    several = dataclasses.replace(split_of([4]), targets=labels)
+    assert several.balance(2).tolist() == [3, 1]  # a label that is nearly always there keeps its weight
+
+
 def test_each_class_gives_its_share_and_keeps_one() -> None:
     split = split_of([100, 10, 3, 2, 1])
     held = choose(split, 5, 0.2, 0)

@@ -20,7 +20,7 @@ from tests.engine.tiny import CLASSES, Batch, examples, net, tiny_config
 def step(module: nn.Module, batch: Batch, task: str = "single", **changes: Any) -> tuple[float, Metrics]:
     config = tiny_config(**changes)
     running = Metrics(task)
-    loss = train_step(module, build_optimizer(module, config.optim), batch, running, config, task, 1)
+    loss = train_step(module, build_optimizer(module, config.optim), batch, running, config, 1)
     return loss, running
 
 
@@ -69,7 +69,7 @@ def test_a_step_mixes_no_devices(accumulate: int, monkeypatch: pytest.MonkeyPatc
     for group in optimizer.param_groups:
         group["foreach"] = False
     batch = Batch(*(tensor.to("meta") for tensor in examples(8)))
-    train_step(module, optimizer, batch._replace(ids=torch.arange(8)), running, config, "single", 1)
+    train_step(module, optimizer, batch._replace(ids=torch.arange(8)), running, config, 1)
     assert running.totals.is_meta
     assert all(state["momentum_buffer"].is_meta for state in optimizer.state.values())
 
@@ -116,6 +116,28 @@ def test_losses() -> None:
     assert torch.equal(criterion(logits, hot, "multi"), F.binary_cross_entropy_with_logits(logits, hot))
     smooth = F.binary_cross_entropy_with_logits(logits, hot * 0.9 + 0.05)
     torch.testing.assert_close(criterion(logits, hot, "multi", 0.1), smooth)
+
+
+def test_weights_of_classes_multiply_their_losses() -> None:
+    logits, targets = torch.randn(6, CLASSES), torch.arange(6) % CLASSES
+    hot, weights = F.one_hot(targets, CLASSES).float(), torch.arange(1.0, CLASSES + 1)
+    each = F.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(criterion(logits, targets, "single", 0, weights), (weights[targets] * each).mean())
+    soft = criterion(logits, hot, "single", 0.1, weights)  # as after mixup
+    torch.testing.assert_close(criterion(logits, targets, "single", 0.1, weights), soft)
+    labels = -(weights * hot * F.logsigmoid(logits) + (1 - hot) * F.logsigmoid(-logits))
+    torch.testing.assert_close(criterion(logits, hot, "multi", 0, weights), labels.mean())
+
+
+def test_micro_batches_weigh_classes_as_the_whole_batch() -> None:
+    weights, found = torch.arange(1.0, CLASSES + 1), []
+    for accumulate in (1, 3):
+        module, config = net(0.0).eval(), tiny_config(engine__accumulate=accumulate)  # no statistics of parts
+        optimizer = build_optimizer(module, config.optim)
+        loss = train_step(module, optimizer, examples(9), Metrics("single"), config, 1, class_weights=weights)
+        found.append((loss, gradient(module)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
 
 
 def test_bf16_computes_convolutions_in_bf16_and_the_loss_in_float32() -> None:

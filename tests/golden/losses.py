@@ -49,7 +49,7 @@ def losses() -> list[float]:
         rate = config.optim.lr * learning_factor(config.schedule, step, STEPS)
         set_rates(optimizer, rate, config.optim.weight_decay)
         batch = Batch(images, targets, torch.arange(64))
-        found.append(train_step(network, optimizer, batch, running, config, "single", step + 1))
+        found.append(train_step(network, optimizer, batch, running, config, step + 1))
     return found
 
 
