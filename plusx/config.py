@@ -29,12 +29,14 @@ def option(
     doc: str,
     default: Any = MISSING,
     *,
-    choices: tuple[str, ...] = (),
+    choices: tuple[Any, ...] = (),
     low: float = -math.inf,
     below: float = math.inf,
+    form: str = "",
 ) -> Any:
-    """A field with its documentation, its allowed values (`choices`), or its smallest value and a bound above it."""
-    metadata = {"doc": doc, "choices": choices, "low": low, "below": below}
+    """A field with its documentation, its allowed values (`choices`), its smallest value and a bound above it, or, of
+    text, its `form`, a regular expression that `doc` says in words."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "below": below, "form": form}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -49,7 +51,7 @@ class DataConfig:
         "shorter side before the centre crop at evaluation, px", None, low=1, below=MAX_SIDE + 1
     )
     fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
-    channels: int | None = option("input channels: 1 gray, 3 RGB", None, low=1)
+    channels: int | None = option("input channels: 1 gray, 3 RGB", None, choices=(1, 3))
     normalize: str = option(
         "mean and standard deviation of each channel: the set's own, ImageNet's, those of the weights to start from; "
         "or the mean of each pixel (paper)",
@@ -187,7 +189,7 @@ class EngineConfig:
     checkpoint_steps: int | None = option("steps between checkpoints, besides the one at each epoch's end", None, low=1)
     checkpoint_minutes: float = option("minutes between checkpoints", 5.0, low=0)
     on_bad_image: str = option("a file that cannot be decoded", "error", choices=("error", "skip"))
-    device: str | None = option("cpu, cuda, cuda:1, …", None)
+    device: str | None = option("cpu, cuda, cuda:1, …, mps", None, form=r"cpu|(cuda|mps)(:\d+)?")
     threads: int | None = option("CPU threads of the training process", None, low=1, below=1025)
     tensorboard: bool = option("also write TensorBoard events", False)
 
@@ -247,7 +249,7 @@ def fields() -> list[dict[str, str]]:
         hints = typing.get_type_hints(section)
         for f in dataclasses.fields(section):
             choices = f.metadata["choices"]
-            kind = "|".join(choices) if choices else _type_name(hints[f.name])
+            kind = "|".join(map(str, choices)) if choices else _type_name(hints[f.name])
             default = "recipe" if f.default is MISSING else "auto" if f.default is None else str(f.default)
             rows.append({"field": f"{name}.{f.name}", "type": kind, "default": default, "doc": f.metadata["doc"]})
     return rows
@@ -401,12 +403,15 @@ def _mismatch(value: Any, kind: Any, metadata: Mapping[str, Any]) -> str:
             return f"{length or 'any number of'} values"
         return next((text for v in value if (text := _mismatch(v, items[0], metadata))), "")
     if metadata["choices"]:
-        return "" if value in metadata["choices"] else "one of " + ", ".join(metadata["choices"])
+        fits = type(value) is kind and value in metadata["choices"]
+        return "" if fits else "one of " + ", ".join(map(str, metadata["choices"]))
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         return KINDS[kind]
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
+    if metadata["form"] and not re.fullmatch(metadata["form"], str(value)):
+        return str(metadata["doc"])
     low, below = metadata["low"], metadata["below"]
     limits = [f"at least {low:,.9g}"] * math.isfinite(low) + [f"below {below:,.9g}"] * math.isfinite(below)
     return "" if kind not in (int, float) or low <= value < below else " and ".join(limits)
@@ -419,11 +424,6 @@ def _cross_problems(config: Config) -> list[str]:
         problems.append("schedule: got epochs and steps both or neither, expected one of them")
     if list(s.milestones) != sorted(s.milestones):
         problems.append(f"schedule.milestones: got {s.milestones}, expected rising shares of the run")
-    device = config.engine.device
-    if device is not None and not re.fullmatch(r"cpu|(cuda|mps)(:\d+)?", device):
-        problems.append(f"engine.device: got {device!r}, expected cpu, cuda, cuda:1, … or mps")
-    if config.data.channels not in (None, 1, 3):
-        problems.append(f"data.channels: got {config.data.channels}, expected 1, 3 or auto")
     if config.data.normalize == "pixel" and (config.data.size or 0) > MEAN_IMAGE_SIDE:
         limit = f"at most {MEAN_IMAGE_SIDE} with data.normalize=pixel, whose mean image is in the model file"
         problems.append(f"data.size: got {config.data.size}, expected {limit}")
@@ -436,7 +436,7 @@ def _cross_problems(config: Config) -> list[str]:
         problems += [f"augment.size: needs {name}" for name, met in needed.items() if not met]
     if config.engine.cuda_graphs:
         needed = {
-            "engine.device=cuda": (device or "cuda").startswith("cuda"),
+            "engine.device=cuda": (config.engine.device or "cuda").startswith("cuda"),
             "engine.accumulate=1": config.engine.accumulate == 1,
             "engine.compile=false": not config.engine.compile,
         }

@@ -48,7 +48,7 @@ def check_request(request: Request) -> None:
     """Refuses of a new run what needs no data to be seen.
 
     Raises:
-        ConfigError: no such recipe, network or device.
+        ConfigError: no such recipe, network or device, or no such weights of the network.
         ModelFileError: weights that are not there or damaged.
     """
     given = request.changes()
@@ -57,6 +57,8 @@ def check_request(request: Request) -> None:
         resolve(name)
     if request.weights:
         weights.origin(request.weights)
+        if name and request.weights in weights.IMAGENET:
+            weights.published(request.weights, weights.published_name(request.weights, name))
     if (device := given.get("engine.device") or "").startswith("cuda"):
         modelfile.check_device(device, "engine.device")
 

@@ -171,14 +171,24 @@ def _from_file(source: str, arch: Mapping[str, Any]) -> Given:
 
 
 def _imagenet(source: str, arch: Mapping[str, Any]) -> Given:
-    name = next((n for n in PUBLISHED if n in (arch["name"], f"{arch['name']}-v1.5")), None)
-    if name is None:
-        message = f"--weights {source}: got the network {arch['name']}, there are weights for {', '.join(PUBLISHED)}"
-        raise ConfigError(message, "Choose one of them with --model.")
+    name = published_name(source, arch["name"])
     _check_arch(source, {"name": name, "stride_in": "3x3", "norm_order": "before"}, arch)
     weights = published(source, name)
     tensors, skipped = pth.read(*_download(weights.url, int(weights.meta["_file_size"] + 1) << 20))
     return tensors, weights.meta["categories"], skipped
+
+
+def published_name(source: str, network: str) -> str:
+    """The network of `PUBLISHED` whose weights a network could start from.
+
+    Raises:
+        ConfigError: none.
+    """
+    for name in PUBLISHED:
+        if name in (network, f"{network}-v1.5"):
+            return name
+    message = f"--weights {source}: got the network {network}, there are weights for {', '.join(PUBLISHED)}"
+    raise ConfigError(message, "Choose one of them with --model.")
 
 
 def published(source: str, name: str) -> Any:

@@ -104,7 +104,7 @@ VALUES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("--set", "engine.device=cuda:77"),
         ("engine.device: got 'cuda:77': ", "or name one that is, such as cpu."),
     ),
-    "two channels": (("--set", "data.channels=2"), ("data.channels: got 2, expected 1, 3 or auto.",)),
+    "two channels": (("--set", "data.channels=2"), ("data.channels: got 2, expected one of 1, 3 or auto.",)),
     "nothing held out": (
         ("--set", "data.val_fraction=0"),
         ("has neither a val nor a test split", "Leave data.val_fraction out."),

@@ -66,7 +66,7 @@ UNFIT = {
     "data.val_fraction=1": "data.val_fraction: got 1.0, expected at least 0 and below 1 or auto",
     "data.background=256": "data.background: got 256, expected at least 0 and below 256",
     "data.max_pixels=178956971": "data.max_pixels: got 178956971, expected at least 1 and below 178,956,971",
-    "data.channels=2": "data.channels: got 2, expected 1, 3 or auto",
+    "data.channels=2": "data.channels: got 2, expected one of 1, 3 or auto",
     "data.normalize=pixels": "data.normalize: got 'pixels', expected one of channel, imagenet, weights, pixel, none",
     "engine.batch=0": "engine.batch: got 0, expected at least 1 or auto",
     "engine.threads=1025": "engine.threads: got 1025, expected at least 1 and below 1,025 or auto",
@@ -76,7 +76,7 @@ UNFIT = {
     "optim.clip_norm=0": "optim.clip_norm: got 0.0, expected at least 1e-09 or auto",
     "model.width=65537": "model.width: got 65537, expected at least 1 and below 65,537 or auto",
     "engine.ema=1": "engine.ema: got 1.0, expected at least 0 and below 1",
-    "engine.device=tpu": "engine.device: got 'tpu', expected cpu, cuda, cuda:1, … or mps",
+    "engine.device=tpu": "engine.device: got 'tpu', expected cpu, cuda, cuda:1, …, mps or auto",
     "schedule.warmup=1.5": "schedule.warmup: got 1.5, expected at least 0 and below 1",
     "schedule.milestones=0.5,2": "schedule.milestones: got (0.5, 2.0), expected at least 0 and below 1",
     "schedule.milestones=0.9,0.5": "schedule.milestones: got (0.9, 0.5), expected rising shares of the run",
@@ -139,9 +139,16 @@ def test_a_field_that_changes_nothing_is_refused() -> None:
 
 def test_every_problem_is_told_at_once() -> None:
     assert message(lambda: configs.parse_overrides(UNPARSED)) == "; ".join(UNPARSED.values())
-    fields = ["optim.lr=-1", "data.background=256", "engine.ema=1", "engine.batch=0", "schedule.warmup=1.5"]
+    fields = [
+        "optim.lr=-1",
+        "data.background=256",
+        "engine.ema=1",
+        "engine.batch=0",
+        "data.channels=2",
+        "engine.device=tpu",
+    ]
     assert sorted(message(lambda: changed(*fields)).split("; ")) == sorted(UNFIT[text] for text in fields)
-    between = ["data.channels=2", "engine.device=tpu", "augment.area=0.9,0.5", "schedule.milestones=0.9,0.5"]
+    between = ["augment.shorter_side=9,8", "augment.area=0.9,0.5", "schedule.milestones=0.9,0.5"]
     assert sorted(message(lambda: changed(*between)).split("; ")) == sorted(UNFIT[text] for text in between)
 
 

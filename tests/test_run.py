@@ -273,7 +273,11 @@ def test_a_run_of_before_goes_on_where_a_later_value_counted(tmp_path: Path) -> 
         (("--size", 0), "data.size: got 0"),
         (("--seed", -1), "seed: got -1"),
         (("--weights", "missing.pth"), "missing.pth: no such file"),
+        (("--weights", "imagenet", "--model", "resnet20"), "--weights imagenet: got the network resnet20, there are"),
+        (("--weights", "imagenet-v2", "--model", "resnet18"), "--weights imagenet-v2: resnet18 has imagenet, imagenet"),
         (("--set", "engine.device=cuda:77"), "engine.device: got 'cuda:77': "),
+        (("--set", "engine.device=gpu"), "engine.device: got 'gpu', expected cpu, cuda"),
+        (("--set", "data.channels=2"), "data.channels: got 2, expected one of 1, 3 or auto"),
         (("--set", "optim.lr=0.1", "--set", "optim.lr=0.2"), "optim.lr: got 0.1 and 0.2, expected one value"),
     ],
 )
