@@ -305,6 +305,10 @@ PLAIN = configs.to_dict(CONFIG)
         ({**PLAIN, "optim": {**PLAIN["optim"], "lr": "x"}}, ["optim.lr: got 'x', expected number"]),
         ({**PLAIN, "optim": {**PLAIN["optim"], "lr": True}}, ["optim.lr: got True, expected number"]),
         (
+            {**PLAIN, "data": {**PLAIN["data"], "channels": True}},
+            ["data.channels: got True, expected one of 1, 3 or auto"],
+        ),
+        (
             {**PLAIN, "schedule": {**PLAIN["schedule"], "warmup": "x", "milestones": 3}},
             ["schedule.warmup: got 'x', expected number", "schedule.milestones: got 3, expected any number of values"],
         ),
