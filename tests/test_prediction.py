@@ -57,6 +57,8 @@ def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "empty", "texts")]
     assert find_images(folders, notes.append) == [str(tmp_path / "a" / "1.png")]
     assert notes == ["left out: files of type .txt (1)", f"no images in {folders[1]}, {folders[2]}"]
+    assert find_images(folders[1:], notes.append) == []
+    assert notes[2:] == notes[:1], "that there is none at all is an error of whoever asks"
 
 
 def test_a_folder_of_links_to_files_elsewhere_is_answered(tmp_path: Path) -> None:

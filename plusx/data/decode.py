@@ -187,14 +187,9 @@ def _read(path: str | os.PathLike[str], limit: int) -> bytes:
 
 def _refused(image: Image.Image, data: bytes, max_pixels: int) -> str:
     """What Pillow accepts and we refuse: cut ends, and headers that make decoding cost more than the size says."""
-    declared = 0
     if image.format == "PNG" and data.rfind(_IEND) < 0:
         return "truncated: no end of the PNG"
-    if image.format == "WEBP":
-        declared = 8 + int.from_bytes(data[4:8], "little")
-    if image.format == "BMP":
-        declared = int.from_bytes(data[2:6], "little")
-    if declared > len(data):
+    if image.format == "BMP" and (declared := int.from_bytes(data[2:6], "little")) > len(data):
         return f"truncated: {len(data):,} of {declared:,} bytes"
     if image.info.get("progressive") and data.count(_SOS) > MAX_SCANS and (scans := _scans(data)) > MAX_SCANS:
         return f"{scans} JPEG scans, more than the {MAX_SCANS} allowed"

@@ -126,8 +126,7 @@ class Workers:
         self.waiting.popleft()
         if not LINUX:
             return task, torch.from_numpy(found)
-        pixels = torch.from_numpy(_array(self._slots[worker][slot], *found))
-        return task, pixels.clone() if pixels.is_floating_point() else pixels  # floats may be kept as they are
+        return task, torch.from_numpy(_array(self._slots[worker][slot], *found))
 
     def _silent(self, worker: int) -> bool:
         """Wait for a result; whether a process gives no sign of life instead."""

@@ -30,6 +30,9 @@ def test_shapes(tmp_path: Path) -> None:
         assert found.shape == (6, channels, 5, 4)
         assert found.flags.c_contiguous
     assert (found == colour.transpose(0, 3, 1, 2)).all()
+    either = opened(tmp_path, images=colour[:, :3], labels=LABELS).splits["all"].images  # (6, 3, 4, 3)
+    assert either is not None
+    assert np.array_equal(either, colour[:, :3].transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("style", ["{role}_{split}", "{split}_{role}"])
@@ -80,6 +83,11 @@ def test_extra_arrays_are_said(tmp_path: Path) -> None:
         ({"x": GRAY, "y": np.array(["", "b"] * 3)}, "got an empty class name"),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "", "c"])}, "got an empty class name"),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b"])}, "got labels outside 0..1"),
+        ({"x": GRAY, "y": LABELS - 1, "classes": np.array(["a", "b", "c"])}, "got labels outside 0..2"),
+        (
+            {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[..., None].repeat(3, 3), "y_test": LABELS},
+            "got gray and colour splits",
+        ),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b", "a"])}, "the same class name twice"),
         ({"x": GRAY, "y": LABELS > 0, "classes": np.array(["a"])}, "got labels outside 0..0"),
         ({"x": GRAY, "y": LABELS, "classes": LABELS[:3], "class_names": LABELS[:3]}, "got two arrays of class names"),

@@ -64,6 +64,21 @@ def test_scale_crops_follow_the_shorter_side() -> None:
     assert boxes[:, 0].max() > 100
 
 
+def test_both_ends_of_the_range_of_scales_come() -> None:
+    augment = AugmentConfig(crop="scale", shorter_side=(30, 31))
+    sides = np.array([crop_box(augment, draws, 930, 930, 15)[2] for draws in crop_draws(0, 0, IDS)])
+    assert set(sides.tolist()) == {930 * 15 // 30, 930 * 15 // 31}
+    assert 0.46 < (sides == 450).mean() < 0.54
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [((1000, 90), (120, 90)), ((90, 1000), (90, 120))])
+def test_where_ten_crops_do_not_fit_the_largest_of_an_allowed_aspect_does(
+    shape: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    augment = AugmentConfig(crop="resized", area=(1.0, 1.0))
+    assert {crop_box(augment, draws, *shape, 224)[2:] for draws in crop_draws(0, 0, IDS[:50])} == {wanted}
+
+
 def test_mirror_by_chance_and_by_turns() -> None:
     random, turns = (
         [mirrored(AugmentConfig(crop="none", flip=flip), 0, epoch, IDS) for epoch in range(4)]
@@ -160,6 +175,8 @@ def test_resampling_the_whole_changes_nothing() -> None:
     assert torch.allclose(
         resampled(ramp, [(2, 4, 4, 4)])[0, 0, :, 0], (torch.arange(8.0) / 2 + 3.75).clamp(max=7), atol=1e-4
     )
+    down = resampled(ramp.transpose(1, 2), [(4, 2, 4, 4)])
+    assert torch.allclose(down, resampled(ramp, [(2, 4, 4, 4)]).transpose(1, 2), atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -185,3 +202,26 @@ def test_mixup_and_cutmix_mix_targets_as_images() -> None:
             assert torch.equal(again[0], mixed)
         assert len(kinds) == (2 if all(options) else 1)
     assert torch.equal(images.sum((0, 2, 3)), torch.full((6,), 144.0))  # the input was not changed
+
+
+@pytest.mark.parametrize("options", [(0.4, 0.0), (0.0, 1.0)])
+def test_one_without_a_partner_is_mixed_with_the_one_before_it(options: tuple[float, float]) -> None:
+    images, targets = torch.eye(5)[:, :, None, None].expand(5, 5, 12, 12).contiguous(), torch.eye(5)
+    for key in range(10):
+        mixed, soft = mix(images, targets, *options, key)
+        assert torch.allclose(mixed.mean((2, 3)), soft, atol=1e-5)
+        assert torch.equal(soft[4, 3:], soft[2, [3, 2]])
+        assert all(map(torch.equal, mix(images[:1], targets[:1], *options, key), (images[:1], targets[:1])))
+
+
+def test_changes_of_one_image_are_unrelated() -> None:
+    centres = []
+    for change, amount in ((cut_out, 8), (erase, 1.0)):
+        hole = change(torch.ones(4000, 1, 32, 32), amount, 0, 0, IDS)[:, 0] == 0
+        lines = [hole.any(axis).float() for axis in (1, 2)]
+        centres += [line @ torch.arange(32.0) / line.sum(1) for line in lines]
+    crops = [crop_box(AugmentConfig(crop="resized"), draws, 90, 90, 32) for draws in crop_draws(0, 0, IDS)]
+    top, left, height, width = np.array(crops).T
+    flips = mirrored(AugmentConfig(crop="none", flip="random"), 0, 0, IDS)
+    related = np.corrcoef([*centres, 2 * top + height, 2 * left + width, *shifts(8, 0, 0, IDS).T, flips])
+    assert np.abs(related - np.eye(len(related))).max() < 0.08

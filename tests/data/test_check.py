@@ -73,6 +73,7 @@ def test_check_finds_bad_files_of_every_kind(tmp_path: Path) -> None:
     report = check(str(tmp_path), CONFIG)
     assert sorted(row["path"] for row in report.bad) == ["a/0.png", "a/1.png", "b/esc\\x1b[31m.png", "b/text.jpg"]
     assert all(row["reason"] and row["split"] in ("train", "val") for row in report.bad)
+    assert not any(warning.startswith("sizes") for warning in report.warnings), "a bad file has none"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -155,7 +156,15 @@ def test_check_reports_what_training_refuses(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 3, "bare": 0})
     report = check(str(tmp_path), CONFIG)
     assert "1 class without images: bare" in report.warnings
+    assert "1 class with fewer than 10 training images: a (3)" in report.warnings
     assert report.classes == {"a": {"all": 3}, "bare": {"all": 0}}
+
+
+@pytest.mark.parametrize("n", [9, 10])
+def test_classes_are_uneven_from_ten_times_on(tmp_path: Path, n: int) -> None:
+    report = check(str(class_folders(tmp_path, {"many": n, "one": 1})), DataConfig(val_fraction=0.0))
+    told = f"uneven classes: many has {n} training images, one 1; train with --set optim.class_weights=balanced"
+    assert any(warning.startswith(told) for warning in report.warnings) == (n == 10)
 
 
 def test_check_of_images_without_any_label(tmp_path: Path) -> None:
@@ -200,6 +209,14 @@ def test_bad_files_are_refused_or_skipped_before_training(tmp_path: Path) -> Non
         (tmp_path / "b" / f"{i}.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 class without images: b|that train lacks: b"):
         screened(good, "skip")
+
+
+@pytest.mark.parametrize(("n", "end"), [(5, ")"), (6, "); and 1 more")])
+def test_five_bad_files_are_named(tmp_path: Path, n: int, end: str) -> None:
+    class_folders(tmp_path, {"a": 10, "b": 10})
+    for i in range(n):
+        spoil(tmp_path / "a" / f"{i}.png")
+    assert screened(open_dataset(str(tmp_path), CONFIG), "skip").notes[-1].endswith(end)
 
 
 def test_scan_counts_films_and_no_photos_with_a_preview(tmp_path: Path) -> None:
@@ -320,12 +337,31 @@ def test_manifest_names_every_example_and_sees_every_change(tmp_path: Path) -> N
 def test_manifest_of_arrays(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 5, 5), np.uint8)
     manifests = []
-    for change in (0, 1):
+    for change, label in ((0, 0), (1, 0), (0, 1)):
         images[0, 0, 0] ^= change
-        np.savez(tmp_path / "a.npz", x_train=images, y_train=[0, 1] * 4, x_val=images[2:], y_val=[0, 1] * 3)
+        np.savez(
+            tmp_path / "a.npz", x_train=images, y_train=[label, 1, *[0, 1] * 3], x_val=images[2:], y_val=[0, 1] * 3
+        )
         manifests.append(recorded(open_dataset(str(tmp_path / "a.npz"), CONFIG)))
     assert manifests[0]["splits"]["train"]["n"] == 8
-    assert manifest.compare(*manifests) == ([], [], ["train"])
+    assert manifest.compare(*manifests[:2]) == manifest.compare(*manifests[1:]) == ([], [], ["train"])
+
+
+def test_an_example_that_moves_to_another_split_has_changed() -> None:
+    old, new = ({"splits": {name: {"examples": [["a.png", "a", 9, "0a"]]}}} for name in ("train", "val"))
+    assert manifest.compare(old, new) == ([], [], ["a.png"])
+
+
+def test_accepted_changes_are_all_recorded() -> None:
+    def state(*names: str) -> dict[str, Any]:
+        rows = [[name, "a", 9, "0a"] for name in names]
+        return {"classes": ["a"], "splits": {"train": {"examples": rows}}, "hash": "".join(names)}
+
+    last = manifest.accepted(manifest.accepted(state("a"), state("a", "b")), state("b"))
+    assert last["accepted"] == [
+        {"from": "a", "to": "ab", "change": "+1 -0 ~0"},
+        {"from": "ab", "to": "b", "change": "+0 -1 ~0"},
+    ]
 
 
 def test_facts(tmp_path: Path) -> None:
@@ -352,8 +388,23 @@ def test_one_image_in_colour_outside_the_sample_counts(tmp_path: Path, monkeypat
     monkeypatch.setattr(importlib.import_module("plusx.data.facts"), "SAMPLE", 2)
     assert facts(dataset, CONFIG).channels == 3
     assert facts(dataset, DataConfig(channels=1)).channels == 1
+    assert facts(dataset, DataConfig(channels=3)).channels == 3
     (tmp_path / "a" / "7.png").write_bytes(b"x")
     assert facts(dataset, CONFIG).channels == 1
+
+
+def test_facts_look_at_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        picture(tmp_path / ("a" if i < 10 else "b") / f"{i}.png", i, (10, 8) if i < 10 else (40, 10))
+    monkeypatch.setattr(importlib.import_module("plusx.data.facts"), "SAMPLE", 2)
+    found = facts(open_dataset(str(tmp_path), DataConfig(val_fraction=0.0)), CONFIG)
+    assert (found.width, found.height, found.aspect) == (25, 9, (1.25 + 4) / 2)
+
+
+def test_facts_of_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((6, 5, 4, 3), np.uint8), y=[0, 1] * 3)
+    found = facts(open_dataset(str(tmp_path / "a.npz"), CONFIG), CONFIG)
+    assert (found.height, found.width, found.aspect, found.channels) == (5, 4, 1.25, 3)
 
 
 def test_facts_turn_sizes_as_decode_does(tmp_path: Path) -> None:

@@ -143,6 +143,16 @@ def test_all_orientations_are_upright(kind: str) -> None:
         assert np.array_equal(crop, upright[8:40, 16:56]), orientation
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_an_orientation_in_xmp_is_as_one_in_exif(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    turned = decode(encoded(SCENE, kind, xmp=xmp))
+    assert turned.shape == (3, 64, 48)
+    assert torch.equal(turned, decode(encoded(SCENE, kind, exif=exif)))
+
+
 def test_orientation_after_the_pixels_of_a_png() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -121,6 +121,15 @@ def test_links_end_and_stay_inside(tmp_path: Path) -> None:
     assert "left out: broken links, pipes or devices (2)" in text
 
 
+def test_a_real_name_wins_over_a_link(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a/deep": 2, "b": 2})
+    for name in ("again", "later"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a" / "deep")
+    dataset = open_dataset(str(tmp_path), CONFIG, training=False)
+    assert list(dataset.splits["all"].names)[:2] == ["a/deep/0.png", "a/deep/1.png"]
+    assert "left out: links to a folder already read (2)" in dataset.notes
+
+
 def test_a_link_to_itself_is_a_broken_one(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", {"a": 2, "b": 2})
     for link in ("train/a/self.jpg", "train/b/self", "train/self", "self"):

@@ -268,6 +268,19 @@ def test_deep_images_stay_deep_in_memory(tmp_path: Path) -> None:
             assert torch.allclose(image, SMALL.load(paths[i]), atol=2e-6)
 
 
+def test_a_step_of_one_more_than_a_batch_has_room(tmp_path: Path) -> None:
+    paths = Names(str(tmp_path / f"{i}.png") for i in range(3))
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((24, 24), 9000 * i, np.uint16)).save(path)
+    split, augment = Split("train", np.arange(3), paths, paths), AugmentConfig(crop="none")
+    for workers in (0, 1):
+        loader = TrainLoader(split, RULES, augment, n_classes=3, mode="photo", batch=2, seed=0, workers=workers)
+        with closing(loader):
+            (batch,) = loader.epoch(0)
+        wanted = torch.stack([RULES.load(paths[i]) for i in batch.ids.tolist()])
+        assert torch.allclose(batch.images, wanted, atol=2e-6)
+
+
 def test_an_image_of_8_bits_is_the_same_in_any_company(photos: Split) -> None:
     augment, found = AugmentConfig(crop="translate", pad=2, policy="trivial"), []
     for batch in (2, N):  # one photo is deep
@@ -460,15 +473,25 @@ def test_evaluation_sees_each_file_once_in_order(photos: Split, mode: str, worke
         images = torch.cat([batch.images for batch in batches])
         assert photos.paths is not None
         assert all(torch.equal(image, RULES.load(path)) for image, path in zip(images, photos.paths, strict=True))
+        assert bool(loader._kept) == (mode == "small")
 
 
-@pytest.mark.parametrize("rules", [SMALL, RULES])
+@pytest.mark.parametrize("rules", [SMALL, RULES, replace(SMALL, resize=20)])
 def test_evaluation_of_arrays_has_the_bits_of_one_image(arrays: Split, rules: Any) -> None:
     assert arrays.images is not None
     wanted = [rules(torch.from_numpy(image)) for image in arrays.images]
     for batch in (1, 5, 64):
         images = torch.cat([b.images for b in EvalLoader(arrays, rules, batch=batch)])
         assert all(map(torch.equal, images, wanted))
+
+
+def test_evaluation_keeps_no_more_than_fits(arrays: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_of_all = 4 * N * 3 * 16 * 16
+    for most in (bytes_of_all, bytes_of_all - 1):
+        monkeypatch.setattr(sys.modules[EvalLoader.__module__], "KEPT_BYTES", most)
+        loader = EvalLoader(arrays, SMALL, mode="small", batch=5)
+        assert sum(len(batch.ids) for batch in loader) == N
+        assert bool(loader._kept) == (most == bytes_of_all)
 
 
 def test_evaluation_left_early_starts_again(arrays: Split) -> None:
@@ -478,12 +501,14 @@ def test_evaluation_left_early_starts_again(arrays: Split) -> None:
     assert sum(len(batch.ids) for batch in loader) == N
 
 
-def test_training_and_evaluation_decode_alike(photos: Split) -> None:
+@pytest.mark.parametrize("side", [None, 16, 40])
+def test_training_and_evaluation_decode_alike(photos: Split, side: int | None) -> None:
     """Without random changes training sees evaluation's pixels, to the rounding of uint8."""
     assert photos.paths is not None
-    for batch in make(photos, "photo", crop="none").epoch(0):
+    rules = replace(RULES, size=side or RULES.size, resize=max(side or 0, RULES.resize))
+    for batch in make(photos, "photo", crop="none", size=side).epoch(0):
         for image, i in zip(batch.images, batch.ids.tolist(), strict=True):
-            assert (image - RULES.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
+            assert (image - rules.load(photos.paths[i])).abs().max() < 0.5 / 255 / min(RULES.std) + 1e-4
     assert decode(photos.paths[5]).dtype == torch.float32
 
 

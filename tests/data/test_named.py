@@ -55,6 +55,7 @@ def test_digits() -> None:
     images = dataset.splits["train"].images
     assert images is not None
     assert (images.shape[1:], images.dtype, images.min(), images.max()) == ((1, 8, 8), np.uint8, 0, 255)
+    assert np.unique(images).tolist() == [round(level * 255 / 16) for level in range(17)]
     assert not set(dataset.splits["train"].names) & set(dataset.splits["test"].names)
     share = dataset.splits["test"].counts(10) / dataset.splits["train"].counts(10)
     assert np.allclose(share, 0.25, atol=0.01)

@@ -8,7 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from plusx.data.augment import CROP_DRAWS, ERASE_DRAWS
 from plusx.data.sampling import BatchPlan, Stream, batch_bounds, order, order_at, repeated, share, uniform
+from plusx.data.trivial import DRAWS
 from plusx.errors import DataError
 
 
@@ -52,6 +54,18 @@ def test_ranks_share_an_epoch_without_gap_or_overlap(n: int, batch: int, size: i
     for step in range(plan.steps):
         parts = [order_at(n, 0, 1, np.arange(*share(*plan.bounds(step), rank, size))) for rank in range(size)]
         assert np.array_equal(np.concatenate(parts), whole[slice(*plan.bounds(step))])
+
+
+def test_pairs_stay_together_and_ranks_are_nearly_equal() -> None:
+    assert [share(3, 17, rank, 4) for rank in range(4)] == [(3, 5), (5, 9), (9, 13), (13, 17)]
+    assert [share(0, 9, rank, 2) for rank in range(2)] == [(0, 4), (4, 9)]
+
+
+def test_each_process_gets_two_examples_of_every_step() -> None:
+    assert batch_bounds(12, 4, 2).smallest == 4
+    for n, batch in ((12, 3), (13, 4)):
+        with pytest.raises(DataError, match="too small for 2 processes"):
+            batch_bounds(n, batch, 2)
 
 
 @pytest.mark.parametrize(("n", "batch", "times"), [(1003, 64, 4), (1000, 64, 3), (1003, 16, 4), (50, 100, 2)])
@@ -111,6 +125,12 @@ def test_uniform_is_uniform_and_streams_are_independent() -> None:
     others = (b, uniform(1, 0, ids, Stream.SHIFT), uniform(0, 1, ids, Stream.SHIFT), np.roll(a, 1))
     assert all(abs(np.corrcoef(a, other)[0, 1]) < 0.02 for other in others)
     assert 0 <= a.min() < a.max() < 1
+
+
+def test_no_two_changes_draw_from_one_stream() -> None:
+    counts = {"SHIFT": 2, "CUTOUT": 2, "CROP": CROP_DRAWS, "COLOUR": 3, "ERASE": ERASE_DRAWS, "POLICY": DRAWS}
+    used = [stream + i for stream in Stream for i in range(counts.get(stream.name, 1))]
+    assert len(set(used)) == len(used)
 
 
 def test_uniform_depends_on_the_id_alone() -> None:

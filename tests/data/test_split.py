@@ -40,9 +40,9 @@ def test_balanced_classes_count_the_same() -> None:
 
 
 def test_each_class_gives_its_share_and_keeps_one() -> None:
-    split = split_of([100, 10, 3, 2, 1])
-    held = choose(split, 5, 0.2, 0)
-    assert np.bincount(split.targets[held], minlength=5).tolist() == [20, 2, 1, 1, 0]
+    split = split_of([100, 10, 8, 3, 2, 1])
+    held = choose(split, 6, 0.2, 0)
+    assert np.bincount(split.targets[held], minlength=6).tolist() == [20, 2, 2, 1, 1, 0]
 
 
 def test_choice_depends_on_seed_and_names_alone() -> None:
@@ -97,6 +97,18 @@ def test_several_labels_an_image() -> None:
     one_each = Split("all", np.array([[1, 1], [1, 0], [0, 1]], np.float32), None, Names("abc"))
     kept = one_each.targets[~choose(one_each, 2, 0.9, 0)]
     assert (kept.sum(0) >= 1).all()
+
+
+def test_the_rarest_label_chooses_first() -> None:
+    targets = np.array([[1, 1]] * 5 + [[1, 0]] * 5, np.float32)
+    split = Split("all", targets, None, Names("abcdefghij"))
+    for seed in range(20):
+        assert targets[choose(split, 2, 0.2, seed)].sum(0).tolist() == [2, 1]
+
+
+def test_what_is_held_out_is_said() -> None:
+    found = hold_out(dataset_of(all=[10, 5]), DataConfig(split_seed=7))
+    assert found.notes == ("val: 3 images of 15 held out of train, 20% of each class, seed 7",)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def test_whole_photos_are_all_read_and_exact(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(statistics, "SAMPLE", 5)
     scaled = channel_statistics(split_of(paths=paths), large)
     assert scaled.covariance != pytest.approx(np.cov(values, bias=True), rel=1e-2), "JPEGs at half their size"
+    unscaled = channel_statistics(split_of(paths=paths), replace(large, resize=200))
+    assert unscaled.covariance == pytest.approx(np.cov(values, bias=True), rel=1e-10)
 
 
 def test_a_sample_is_what_evaluation_sees(tmp_path: Path) -> None:

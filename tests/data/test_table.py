@@ -37,6 +37,11 @@ def test_labels_are_text_and_paths_relative_to_the_table(tmp_path: Path, monkeyp
     assert list(dataset.splits["all"].paths or ()) == [str(tmp_path / "img" / f"{i}.png") for i in range(4)]
 
 
+def test_a_tab_parts_the_columns_of_a_tsv(tmp_path: Path) -> None:
+    text = "path\tlabel\nimg/0.png\ta, b\nimg/1.png\tc\n"
+    assert opened(table(tmp_path, text, "t.tsv")).classes == ("a, b", "c")
+
+
 def test_several_labels(tmp_path: Path) -> None:
     dataset = opened(table(tmp_path, rows("a|b", "b", " c | a ")))
     assert (dataset.task, dataset.classes) == ("multi", ("a", "b", "c"))

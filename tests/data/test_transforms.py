@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
 
-from plusx.data.transforms import Preprocess, eval_batch
+from plusx.data.transforms import Preprocess, as_channels, eval_batch
 from plusx.errors import ConfigError, ImageError
 from tests.data.test_decode import RAMP, SCENE, encoded
 
@@ -73,6 +73,8 @@ def test_pad_keeps_all_and_fills_with_the_background() -> None:
     assert out[:, :6].unique().tolist() == [1.0]
     assert torch.allclose(out[:, 6:18], torch.tensor(0.2))
     assert out[:, 18:].unique().tolist() == [1.0]
+    tall = replace(RULES, fit="pad", background=255).square(image.transpose(1, 2))
+    assert torch.allclose(tall, out.transpose(1, 2))
 
 
 def test_stretch_keeps_all() -> None:
@@ -98,6 +100,7 @@ def test_channels_are_converted() -> None:
     assert torch.equal(RULES.square(gray)[2], GRAY.square(gray)[0])
     colour = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 30, 30)
     assert torch.allclose(GRAY.square(colour), torch.tensor(0.299))
+    assert torch.equal(as_channels(colour // 100, 1), torch.ones(1, 30, 30, dtype=torch.uint8))  # 0.598
 
 
 def test_load_reads_paths_and_bytes_alike(tmp_path: pytest.TempPathFactory) -> None:

@@ -198,6 +198,16 @@ def test_images_that_do_not_fit_are_refused_in_words() -> None:
         create_model("resmlp-2x16", 7)(images())
 
 
+@pytest.mark.parametrize(("name", "size"), [("resnet8", 4), ("resnet18-d", 32), ("resnet9", 8), ("resmlp-2x16", 24)])
+def test_one_image_that_ends_as_one_value_is_refused_in_training(name: str, size: int) -> None:
+    mlp = name.startswith("resmlp")
+    model = create_model(name, 7, **({"size": size} if mlp else {"width": 4})).train()
+    with pytest.raises(DataError, match=f"one image of {size}x{size} px"):
+        model(images(1, size))
+    if not mlp:
+        assert model(images(1, size + 1)).shape == (1, 7)
+
+
 def test_initialisers() -> None:
     torch.manual_seed(0)
     weight = {
@@ -238,6 +248,15 @@ def test_set_head_keeps_the_body() -> None:
     assert str(create_model(**model.arch)) == str(model)
     with pytest.raises(ConfigError, match="num_classes"):
         set_head(model, 0)
+
+
+@pytest.mark.parametrize("init", ["he", "xavier"])
+def test_a_new_head_starts_as_the_first_did(init: str) -> None:
+    model = create_model("resnet8", 10, width=64, init=init).double()
+    set_head(model, 1000)
+    assert model.fc.weight.dtype == torch.float64
+    assert (model.fc.weight.abs().max() <= 256**-0.5) == (init == "he")
+    assert not model.fc.bias.any()
 
 
 def test_numbers_may_be_numpys() -> None:

@@ -80,7 +80,9 @@ def test_counting_changes_nothing_and_takes_any_mode() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if any(d in n for d in ("18", "50", "t20", "n20", "mlp"))])
+@pytest.mark.parametrize(
+    "name", [n for n in list_models() if any(d in n for d in ("18", "50", "t20", "n20", "t9", "mlp"))]
+)
 def test_depth_is_the_number_of_weighted_layers(name: str) -> None:
     row = describe(name)
     model = on_meta(name, 10)

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from plusx.errors import DataError
 from plusx.models import count_macs, count_params, create_model
-from plusx.models.blocks import BasicBlock, BatchNorm, BlockStyle, Bottleneck, Shift
+from plusx.models.blocks import BasicBlock, BatchNorm, BlockStyle, Bottleneck, PreBasicBlock, PreBottleneck, Shift
 
 WORDS = {"conv2d": "conv", "linear": "linear", "batch_norm": "norm", "relu": "relu", "add_": "add"}
 BEFORE = ["conv", "norm", "relu", "conv", "norm", "add", "relu"]
@@ -92,6 +92,22 @@ def test_after_addition_equals_a_hand_written_bottleneck() -> None:
     y = normed(F.conv2d(x, s["conv1.weight"]), s, "bn1").relu()
     y = normed(F.conv2d(y, s["conv2.weight"], padding=1), s, "bn2").relu()
     assert torch.equal(block(x), normed(F.conv2d(y, s["conv3.weight"]) + x, s, "bn3").relu())
+
+
+@pytest.mark.parametrize("block", [PreBasicBlock, PreBottleneck])
+def test_a_pre_activation_block_equals_a_hand_written_one(block: type[PreBasicBlock] | type[PreBottleneck]) -> None:
+    """A projection starts after the first batch norm and ReLU, and has no batch norm of its own."""
+    made = live(block(4, 8, 2, BlockStyle("B", "3x3")))
+    s, x = made.state_dict(), images(2, 8, 4)
+    first = y = normed(x, s, "bn1").relu()
+    if block is PreBottleneck:
+        y = normed(F.conv2d(y, s["conv1.weight"]), s, "bn2").relu()
+        y = normed(F.conv2d(y, s["conv2.weight"], stride=2, padding=1), s, "bn3").relu()
+        y = F.conv2d(y, s["conv3.weight"])
+    else:
+        y = normed(F.conv2d(y, s["conv1.weight"], stride=2, padding=1), s, "bn2").relu()
+        y = F.conv2d(y, s["conv2.weight"], padding=1)
+    assert torch.equal(made(x), y + F.conv2d(first, s["downsample.0.weight"], stride=2))
 
 
 def test_after_addition_equals_a_hand_written_fully_connected_block() -> None:

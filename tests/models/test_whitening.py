@@ -42,6 +42,14 @@ def test_a_channel_that_says_nothing_stays_silent() -> None:
     white = network.enter(x)
     assert white.isfinite().all()
     torch.testing.assert_close(white.std((0, 2, 3)), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+    assert network.get_buffer("whitening.weight")[2].abs().max() < 11, "10, by the floor of the variance alone"
+
+
+def test_an_even_image_stays_even_to_its_edges() -> None:
+    network = create_model("resnet20", 10, whiten_input=True)
+    whiten_input(network, images())
+    white = network.enter(torch.ones(1, 3, 6, 7))
+    torch.testing.assert_close(white, white[:, :, 3:4, 3:4].expand(white.shape))
 
 
 def test_the_stem_whitens_what_it_sees() -> None:
