@@ -178,6 +178,17 @@ def test_a_class_of_one_image_and_a_film_train_with_a_note(tmp_path: Path) -> No
     assert package.load(tmp_path / "run").classes == ("cat", "dog", "eel")
 
 
+def test_training_tells_of_images_that_it_is_also_tested_on(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data" / "train", {"cat": 5, "dog": 5}).parent
+    class_folders(data / "test", {"cat": 2, "dog": 2}, seed=50)
+    (data / "test" / "cat" / "0.png").write_bytes((data / "train" / "dog" / "1.png").read_bytes())
+    ran = plusx("train", data, "--out", tmp_path / "run", *STEPS)
+    assert ran.code == 0, ran.err
+    note = "1 of 4 images of test also in train, byte for byte: its result is too good"
+    assert f"note: {note}" in ran.err
+    assert note in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_sixteen_bits_get_the_same_answer_everywhere(tmp_path: Path) -> None:
     data = sixteen_bits(tmp_path)
     before = contents(data)

@@ -2,22 +2,25 @@
 
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torchvision import models
 
-from bench import ours, plain
+from bench import gpu, ours, plain, seeds
 from bench.__main__ import RESULTS
 from bench.gpu import MPS, compared, side_by_side
 from bench.gpu import keep as keep_row
 from bench.photos import write_photos
 from bench.rounds import compare
 from bench.studies import keep
-from bench.train import CASES, Case
+from bench.studies import row as table_row
+from bench.train import CASES, Case, prepared
 from plusx.data.loader import Batch
 from plusx.models import count_macs, count_params, create_model
 
@@ -153,3 +156,78 @@ def test_the_peer_was_measured_as_pytorch_comes() -> None:
     results = json.loads((RESULTS / "speed-training.json").read_text())["training"]
     assert [r["settings"]["plain"]["openmp_spins"] for r in results] == ["default"] * len(CASES)
     assert [r["settings"]["plain"]["precision"] for r in results] == ["fp32"] * len(CASES)
+
+
+def pretend(*words: str) -> dict[str, Any]:
+    """In the place of the command: a run's record, or a test whose accuracy is that of the folder's number."""
+    if words[0] == "train":
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        errors = {"train": (0.5, 0.75), "test": (0.9, 0.875)}
+        rows = [{"split": s, "step": 10 * (i + 1), "top1": errors[s][i]} for i in (0, 1) for s in errors]
+        (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = dict.fromkeys(("model", "recipe", "epochs", "n_train", "watched", "selected"), "")
+        return {**run, "seconds": 90.0, "images_per_second": 5.0, "final": {"top1": 0.875}}
+    return {"split": "test", "n": 10_000, "top1": 0.7 + int(words[1][-1]) / 100, "loss": 0.3, "ece": 0.01}
+
+
+def test_seeds_are_tested_as_asked_and_spread_as_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(seeds, "plusx", lambda *words: (asked.append(words), pretend(*words))[1])
+    monkeypatch.setattr(seeds, "RESULTS", tmp_path)
+    monkeypatch.setattr(seeds, "surroundings", dict)
+    monkeypatch.setattr(seeds, "write_curve", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "runs"), "--protocol", "6-view", "--seeds", "2"])
+    seeds.main()
+    found = json.loads((tmp_path / "cifar10-fast.json").read_text())
+    assert [(run["seed"], run["top1"]) for run in found["runs"]] == [(0, 0.7), (1, 0.71)]
+    assert (found["mean"], found["std"]) == (pytest.approx(0.705), pytest.approx(0.01 / 2**0.5))
+    runs = [str(tmp_path / "runs" / name) for name in "01"]
+    assert asked[1::2] == [("evaluate", run, "cifar10", "--protocol", "6-view") for run in runs]
+    assert [words[:6] for words in asked[::2]] == [
+        ("train", "cifar10", "--recipe", "cifar10-fast", "--seed", seed) for seed in "01"
+    ]
+
+
+def test_errors_of_a_net_are_those_of_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "plusx", pretend)
+    row = gpu.trained(tmp_path, "resnet20")
+    assert (row["steps"], row["minutes"]) == (20, 1.5)
+    assert row["curves"] == {"train_error": [(10, 50), (20, 25)], "test_error": [(10, 10), (20, 12.5)]}
+    told = "resnet20: training error 25.00 %, test error 12.50 %"
+    assert gpu.told(row) == f"{told}, the paper 8.75, difference +3.75: not within 0.5 points"
+    assert gpu.told(row | compared("resnet20", 8.5)).endswith("difference -0.25: within 0.5 points")
+    assert gpu.told(row | compared("plain20", 12.5)) == told
+
+
+def test_a_rehearsal_is_short_and_on_the_cpu_and_every_call_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(gpu, "plusx", lambda *words: (asked.append(words), pretend(*words))[1])
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "surroundings", dict)
+    for nets in (["plain20", "resnet56"], ["resnet20"]):
+        monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "runs"), *nets, "--rehearse"])
+        gpu.main()
+    found = json.loads((tmp_path / "gpu-rehearsal.json").read_text())
+    assert [row["net"] for row in found["nets"]] == ["plain20", "resnet20", "resnet56"]
+    assert [call["nets"] for call in found["calls"]] == [["resnet56", "plain20"], ["resnet20"]]
+    assert all({"engine.device=cpu", "schedule.steps=200"} <= set(words) for words in asked)
+
+
+def test_a_line_of_a_studys_table_has_the_papers_value_before_the_difference() -> None:
+    row = {"arm": "a", "measure": "m", "n": 3, "mean": 9.5, "std": 0.25, "paper": 8.75, "difference": 0.75}
+    assert table_row(row) == "| a | m | 3 | 9.5 | 0.25 | 8.75 | +0.75 |"
+    assert table_row(row | {"n": 1, "std": None, "paper": None, "difference": None}) == "| a | m | 1 | 9.5 |  |  |  |"
+
+
+def test_both_sides_of_a_comparison_have_their_stride_in_one_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in (ours, plain):
+        monkeypatch.setattr(side, "prepare", lambda *words: words)
+    found = {side: prepared.__wrapped__(side, CASES[2], tmp_path) for side in ("plusx", "plain")}
+    assert found == {
+        side: (name, tmp_path / "photos", 224, 16) for side, name in (("plusx", "resnet50-v1.5"), ("plain", "resnet50"))
+    }

@@ -1,6 +1,7 @@
 """The command line: what each command prints and takes, and how it ends."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import json
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ import typer
 from plusx import cli
 from plusx.data.check import CheckReport
 from plusx.errors import PlusxError
+from plusx.evaluation import Evaluation
+from plusx.result import Run
 from tests.commands import ROOT, STEPS, Ran, finish, photos, plusx, start
 from tests.data.making import class_folders
 from tests.studies.making import use_noise
@@ -152,7 +156,7 @@ def test_json_of_train(data: Path, tmp_path: Path) -> None:
     found = value(ran)
     assert found.keys() >= RUN_KEYS
     assert (found["best"].keys() >= {"epoch", "top1"}, found["final"].keys() >= {"top1", "loss"}) == (True, True)
-    assert (found["n_train"], found["n_val"], found["epochs"]) == (10, 2, 3)
+    assert (found["n_train"], found["n_val"], found["n_test"], found["epochs"]) == (10, 2, 0, 3)
     assert Path(found["model_file"]).is_file()
     assert "engine.device = " in ran.err
 
@@ -214,7 +218,10 @@ def test_doctor_of_a_run_says_which_files_are_whole(run: Path, tmp_path: Path) -
     found = value(plusx("doctor", copy, "--json"))
     assert found["finished"]
     assert [row["state"] for row in found["files"]] == ["whole"] * len(found["files"])
-    newest = copy / "checkpoints" / found["files"][0]["file"]
+    names = [row["file"] for row in found["files"]]
+    assert names == [*sorted(names[:-1], reverse=True), "model.safetensors"]
+    assert len(names) > 2
+    newest = copy / "checkpoints" / names[0]
     newest.write_bytes(newest.read_bytes()[:-1])
     (copy / "model.safetensors").unlink()
     broken = plusx("doctor", copy, "--json")
@@ -311,6 +318,97 @@ def test_text_of_the_others(data: Path, run: Path, tmp_path: Path) -> None:
     assert "photo-finetune" in plusx("recipes").out
     assert "optim.lr" in plusx("recipes", "--fields").out
     assert "libjpeg" in plusx("doctor").out
+
+
+def test_text_of_train_has_the_last_epoch_and_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers: dict[str, Any] = {"epochs": 3, "n_train": 10, "n_val": 8, "n_test": 0, "images_per_second": 5.0}
+    words = {"model": "resnet8", "recipe": "small", "watched": "val", "selected": "best"}
+    best, final = {"epoch": 2, "top1": 0.75}, {"top1": 0.625, "loss": 1.0}
+    run = Run(folder=Path("run"), best=best, final=final, seconds=61.4, **numbers, **words)
+    cli._print_run(run)
+    cli._print_run(dataclasses.replace(run, selected="last", already_finished=True))
+    first, last = "resnet8, 3 epochs on 10 images: ", "val: top-1 62.50 %, error 37.50 %, last epoch"
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"{first}took 61 s", last, "val: top-1 75.00 % at epoch 2, the weights kept in run/model.safetensors"),
+        *(f"{first}finished before, nothing to do", last, "Model file: run/model.safetensors"),
+    ]
+
+
+def test_text_of_evaluate_has_every_figure_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"n": 1200, "precision": 0.5, "recall": 0.25, "f1": 1 / 3}, {"n": 0, "precision": 0, "recall": 0, "f1": 0}]
+    numbers = {"n": 1200, "top1": 0.25, "top5": 0.875, "loss": 1.5, "ece": 0.125}
+    about: dict[str, Any] = {"models": ("m",), "split": "val", "task": "single", "protocol": "1-crop"}
+    found = {"per_class": dict(zip("ab", rows, strict=True)), "confusion": None, "mistakes": (), "notes": ("one",)}
+    cli._print_evaluation(Evaluation(**numbers, **about, **found))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "val: top-1 25.00 %, error 75.00 %, top-5 87.50 %, loss 1.5000, calibration error 12.50 %, "
+        "1,200 images, 1-crop",
+        "note: one",
+    ]
+    assert [line.split() for line in lines[2:]] == [
+        ["class", "n", "precision", "recall", "F1"],
+        ["a", "1,200", *("50.00", "%"), *("25.00", "%"), *("33.33", "%")],
+        ["b", "0", "-", "-", "-"],
+    ]
+
+
+def test_text_of_check_counts_warnings_too(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {"path": "b.png", "split": "val", "reason": "cut off"}
+    cli._print_check(CheckReport(3, {"a": {"train": 2, "val": 1}}, [bad], [], [], ["odd"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["3", "examples,", "1", "class"],
+        ["class", "train", "val"],
+        ["a", "2", "1"],
+    ]
+    assert lines[3:] == ["bad: b.png: cut off", "warning: odd", "2 findings; nothing was changed."]
+
+
+def test_text_of_study_has_every_figure_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"arm": "a", "measure": "m", "n": 3, "mean": 9.5, "std": 0.25, "paper": 8.75, "difference": 0.75}
+    claims = ({"claim": "It is.", "verdict": "holds", "reason": "p"},)
+    told: dict[str, Any] = {"claim": "C.", "verdict": "holds", "overrides": ("engine.batch=4",), "budget": "quick"}
+    cli._print_study(SimpleNamespace(**told, claims=claims, table=(row,), diverged=()))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["C. Holds.", "changed from the quick budget: engine.batch=4", "  holds: It is. (p)"]
+    assert lines[3].split() == ["arm", "measure", "n", "mean", "std", "minus", "the", "paper's"]
+    assert lines[4].split() == ["a", "m", "3", "9.5", "0.25", "+0.75"]
+
+
+def test_one_failed_check_of_the_machine_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [{"check": name, "ok": ok, "detail": "so"} for name, ok in (("a", True), ("b", False))]
+    monkeypatch.setattr("plusx.doctor.examine", lambda: {"plusx": "1", "checks": checks})
+    ran = plusx("doctor")
+    assert ran.code == 1
+    assert [line.split() for line in ran.out.splitlines()[-2:]] == [["a", "ok", "so"], ["b", "failed", "so"]]
+    assert ran.err == "plusx: a self-check failed; re-install the versions in constraints.txt.\n"
+
+
+def test_every_flag_reaches_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def note(*_: Any, **options: Any) -> None:
+        options.pop("progress", None)
+        asked.append(options)
+        raise PlusxError("enough")
+
+    for place in ("run.train", "evaluation.evaluate", "studies.study.study"):
+        module, _, function = f"plusx.{place}".rpartition(".")
+        monkeypatch.setattr(importlib.import_module(module), function, note)
+    train = {"model": "m", "recipe": "r", "weights": "w", "epochs": 3, "size": 8, "seed": 5}
+    flags = [word for name, value in train.items() for word in (f"--{name}", value)]
+    changed, out = ("--set", "a.b=1"), Path("o")
+    plusx("train", "d", "--out", out, *flags, "--resume", "--accept-data-change", *changed)
+    evaluated = ("--split", "val", "--protocol", "6-view", "--with", "x", "--ignore-extra")
+    plusx("evaluate", "m", "d", *evaluated, *changed)
+    plusx("study", "mlp", "--out", out, "--budget", "paper", "--seeds", 2, "--parallel", 4, *changed)
+    given = {"overrides": ["a.b=1"]}
+    assert asked == [
+        {"out": out, **train, "resume": True, "accept_data_change": True, **given},
+        {"split": "val", "protocol": "6-view", "others": ["x"], "ignore_extra": True, **given},
+        {"out": out, "budget": "paper", "seeds": 2, "parallel": 4, **given},
+    ]
 
 
 def test_predict_writes_a_file(data: Path, run: Path, tmp_path: Path) -> None:

@@ -152,6 +152,15 @@ def test_every_problem_is_told_at_once() -> None:
     assert sorted(message(lambda: changed(*between)).split("; ")) == sorted(UNFIT[text] for text in between)
 
 
+def test_a_crop_may_always_be_the_whole_image() -> None:
+    assert changed("augment.area=1,1").augment.area == (1, 1)
+
+
+def test_only_sgd_needs_momentum_for_nesterovs() -> None:
+    assert CONFIG.optim.nesterov
+    assert changed("optim.name=adamw", "optim.momentum=0").optim.momentum == 0
+
+
 def test_a_frozen_body_keeps_its_statistics() -> None:
     wanted = "engine.precise_bn: got 200, expected 0 with optim.freeze=body, whose statistics stay as given"
     assert message(lambda: changed("optim.freeze=body", "engine.precise_bn=200")) == wanted
@@ -222,6 +231,7 @@ def test_one_text_may_stand_alone() -> None:
 
 def test_arguments_of_another_type_are_told() -> None:
     assert message(lambda: Request(data="x", size="16")) == "size: got '16', expected whole number."  # type: ignore[arg-type]
+    assert message(lambda: Request(data="x", epochs=True)) == "epochs: got True, expected whole number."
 
 
 def test_a_flag_and_set_that_differ_are_refused() -> None:
@@ -329,6 +339,9 @@ def test_every_field_is_documented() -> None:
     assert takes["engine.batch"] == "whole number or auto"
     assert takes["schedule.milestones"] == "numbers a,b,…"
     assert takes["optim.name"] == "sgd|adamw"
+    default = {row["field"]: row["default"] for row in rows}
+    fields = ("optim.lr", "engine.batch", "data.background", "augment.area")
+    assert [default[field] for field in fields] == ["recipe", "auto", "255", "(0.08, 1.0)"]
 
 
 def test_every_field_fits_set() -> None:

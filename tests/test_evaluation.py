@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plusx import modelfile
+from plusx import evaluation, modelfile
 from plusx.config import DataConfig
 from plusx.data import manifest, open_dataset
 from plusx.data.scan import scan
@@ -225,6 +225,8 @@ def test_the_folder_of_an_unfinished_run_is_told(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
     (run / "config.json").write_text("{}")
     assert f"{run}: the run is not finished" in evaluate(run, data).notes
+    other = model(tmp_path / "other", manifest_hash="0" * 64)
+    assert f"{run}: the run is not finished" in evaluate(other, data, others=[run]).notes
     with pytest.warns(UserWarning, match="the run is not finished"):
         predict(run, data)
     (run / "result.json").write_text("{}")
@@ -236,6 +238,16 @@ def test_one_model_and_one_change_may_stand_alone(tmp_path: Path) -> None:
     assert evaluate(run, data, others=str(run)).models == (str(run / "model.safetensors"),) * 2
     with pytest.raises(ConfigError, match=r"--set optim\.lr: evaluating takes"):
         evaluate(run, data, overrides="optim.lr=1")
+
+
+def test_the_test_split_comes_first_and_then_val(tmp_path: Path) -> None:
+    run, data = model(tmp_path / "run"), tmp_path / "data"
+    for name in ("train", "val", "test"):
+        pictures(data / name, n=1)
+    assert evaluate(run, data).split == "test"
+    assert evaluate(run, data, split="val").split == "val"
+    shutil.rmtree(data / "test")
+    assert evaluate(run, data).split == "val"
 
 
 def test_splits_that_can_be_asked_for_are_told(tmp_path: Path) -> None:
@@ -265,9 +277,13 @@ def test_arrays_and_several_labels(tmp_path: Path) -> None:
     assert result.top1 == (yes == truth).all(1).mean()
     assert result.per_class["a"]["recall"] == (yes & truth)[:, 0].sum() / truth[:, 0].sum()
     assert result.confusion is None
-    worst = np.abs(logits.sigmoid().numpy() - truth)[yes != truth].max()
-    assert result.mistakes[0].probability == pytest.approx(worst)
-    assert {result.mistakes[0].true, result.mistakes[0].predicted} in [{c, f"not {c}"} for c in "abc"]
+    wrong = np.abs(logits.sigmoid().numpy() - truth) * (yes != truth)
+    assert result.mistakes[0].probability == pytest.approx(wrong.max())
+    i, k = np.unravel_index(wrong.argmax(), wrong.shape)
+    surest, label = result.mistakes[0], "abc"[k]
+    wanted = (label, f"not {label}") if truth[i, k] else (f"not {label}", label)
+    assert (surest.true, surest.predicted) == wanted
+    assert {m.true.startswith("not ") for m in result.mistakes} == {True, False}
     assert isinstance(result.mistakes[0].source, np.ndarray)
     with pytest.raises(DataError, match="the model answers single-label, the data is multi-label"):
         evaluate(model(tmp_path / "single", ["a", "b", "c"]), tmp_path / "d.npz")
@@ -283,6 +299,17 @@ def test_one_label_an_image_is_one_of_several(tmp_path: Path) -> None:
     assert "the data gives each image one label: every other label of the model counts as absent" in one.notes
 
 
+def test_labels_that_the_model_does_not_know_are_ignored_on_request_and_told(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    labels = np.array([[0, 1, 1], [1, 0, 0]] * 6)
+    np.savez(tmp_path / "more.npz", x=images, y=labels, classes=["a", "b", "c"])
+    np.savez(tmp_path / "known.npz", x=images, y=labels[:, :2], classes=["a", "b"])
+    run = model(tmp_path / "run", ["a", "b"], task="multi")
+    more, known = evaluate(run, tmp_path / "more.npz", ignore_extra=True), evaluate(run, tmp_path / "known.npz")
+    assert (more.n, more.top1, more.loss) == (12, known.top1, known.loss)
+    assert "ignored are the labels of 1 class that the model does not know: c" in more.notes
+
+
 def test_bad_files_stop_or_are_skipped_with_a_note(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run")
     (data / "cat" / "3.png").write_text("<html>")
@@ -291,6 +318,20 @@ def test_bad_files_stop_or_are_skipped_with_a_note(tmp_path: Path) -> None:
     result = evaluate(run, data.parent, overrides=["engine.on_bad_image=skip"])
     assert result.n == 71
     assert "skipped 1 of 72" in result.notes[-1]
+    skipping = model(tmp_path / "skipping", config={"engine": {"on_bad_image": "skip"}})
+    assert evaluate(skipping, data.parent).n == 71  # as the run did
+    with pytest.raises(ImageError, match=r"cat/3\.png"):
+        evaluate(skipping, data.parent, overrides=["engine.on_bad_image=error"])
+
+
+def test_processes_suit_this_machine_and_not_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pictures(tmp_path / "data" / "test", n=1)
+    run = model(tmp_path / "run", config={"data": {"workers": 99}})
+    view, asked = evaluation.viewed, []
+    monkeypatch.setattr(evaluation, "viewed", lambda *given: (asked.append(given[-1]), view(*given[:-1], 0))[1])
+    evaluate(run, data.parent)
+    evaluate(run, data.parent, overrides=["data.workers=3"])
+    assert asked == [None, 3]
 
 
 def test_a_split_without_images_is_not_there(tmp_path: Path) -> None:
@@ -362,6 +403,7 @@ def test_what_makes_a_result_doubtful_is_noted(tmp_path: Path) -> None:
     run, twin = model(tmp_path / "run", manifest_hash="1"), model(tmp_path / "twin", manifest_hash="1")
     other = model(tmp_path / "other", manifest_hash="2")
     assert not any("different examples" in note for note in evaluate(run, data.parent, others=[twin]).notes)
+    assert not any("mirrors" in note for note in evaluate(run, data.parent, protocol="10-crop").notes)  # nobody knows
     assert "the models were trained on different examples" in evaluate(run, data.parent, others=[other]).notes[-1]
     shutil.move(data, data.with_name("test"))
     assert evaluate(run, data.parent, others=[other]).notes == ()

@@ -117,6 +117,7 @@ def test_a_bad_file_is_reported_and_the_rest_answered(tmp_path: Path, classifier
         assert [a["path"] for a in answers] == files
         assert [Path(a["path"]).stem for a in answers if "error" in a] == ["0", "5", "8", "none"]
         assert all(len(a["labels"]) == 2 for a in answers if "labels" in a)
+        assert not any(a["path"] in a["error"] for a in answers if "error" in a)
     assert all("error" in a for a in classifier.predict([tmp_path / "none.png", tmp_path / "0.png"]))
 
 
@@ -192,6 +193,12 @@ def test_csv_harms_no_spreadsheet_and_reads_back(tmp_path: Path) -> None:
     assert rows[2] == ['ok,\n"x".png', "", "'\tx", "1.0", "", ""]
     assert rows[3] == ["\\udcff.png", "'-cannot", "", "", "", ""]
     assert not any(cell[:1] in tuple("=+-@\t\r") for row in rows for cell in row if cell)
+
+
+@pytest.mark.parametrize("start", "=+-@\t\r")
+def test_no_cell_starts_as_a_formula(start: str, tmp_path: Path) -> None:
+    write([{"path": f"{start}x", "error": "e"}], tmp_path / "a.csv")
+    assert f"'{start}x".encode() in (tmp_path / "a.csv").read_bytes()
 
 
 def test_numbers_stay_numbers(tmp_path: Path) -> None:

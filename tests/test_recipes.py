@@ -268,6 +268,7 @@ def test_another_size_keeps_a_recipes_proportions() -> None:
     assert sides("imagenet-modern", "data.resize=300", "augment.size=200", size=288) == (300, None, 200)
     assert sides("imagenet-paper", "augment.shorter_side=130,140", size=128) == (146, (130, 140), None)
     assert sides("photo", "augment.crop=scale", size=128) == (146, (146, 274), None)
+    assert sides("photo", "augment.crop=scale", "augment.size=112", size=224) == (256, (128, 240), 112)
     assert sides("imagenet-modern", size=224) == (232, None, 176)
 
 
@@ -276,3 +277,143 @@ def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch)
     for processes, workers in (("1", 6), ("2", 3), ("8", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert decide(Request(data="x", recipe="photo"), IMAGENET)[0].data.workers == workers
+
+
+def chosen(field: str, recipe: str, facts: Facts, machine: Machine = CPU, **given: object) -> object:
+    changes = {name.replace("__", "."): value for name, value in given.items()}
+    config, _ = choose(configs.replace(RECIPES[recipe](facts), changes), facts, machine, resolve)
+    return resolved(config)[field]
+
+
+def other(facts: Facts, **changes: object) -> Facts:
+    return configs.dataclasses.replace(facts, **changes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "width", "height", "machine", "wanted"),
+    [
+        *(("small", 8, 6, CPU, 8), ("small", 5, 4, CPU, 8), ("small", 28, 20, CPU, 28), ("small", 500, 40, CPU, 64)),
+        *(("photo", 500, 375, GPU, 224), ("photo", 500, 375, CPU, 128), ("photo", 500, 129, GPU, 128)),
+        *(("photo", 500, 100, CPU, 96), ("photo", 4000, 9, GPU, 32)),
+    ],
+)
+def test_the_input_suits_images_and_device(recipe: str, width: int, height: int, machine: Machine, wanted: int) -> None:
+    facts = other(IMAGENET, width=width, height=height)
+    assert chosen("data.size", recipe, facts, machine) == wanted
+    margin = round(wanted / 0.875) if recipe == "photo" else wanted
+    assert chosen("data.resize", recipe, facts, machine) == margin
+
+
+def test_images_stay_in_memory_up_to_four_gib() -> None:
+    for n, wanted in ((349_525, "small"), (349_526, "photo")):  # times 64 x 64 x 3 bytes
+        facts = other(CIFAR, n_train=n, width=64, height=9, channels=3)
+        assert chosen("data.mode", "small", facts, data__mode=None) == wanted
+    assert chosen("data.mode", "small", other(DIGITS, width=65), data__mode=None) == "photo"
+
+
+@pytest.mark.parametrize(
+    ("channels", "mirror", "small", "photo"),
+    [
+        *((1, None, "none", "none"), (1, True, "alternate", "random"), (1, False, "none", "none")),
+        *((3, None, "alternate", "random"), (3, True, "alternate", "random"), (3, False, "none", "none")),
+    ],
+)
+def test_images_are_mirrored_where_that_keeps_the_label(
+    channels: int, mirror: bool | None, small: str, photo: str
+) -> None:
+    facts = other(CIFAR, channels=channels, mirror=mirror)
+    assert [chosen("augment.flip", recipe, facts) for recipe in ("small", "photo")] == [small, photo]
+
+
+def test_a_gpu_and_many_photos_get_a_deeper_network() -> None:
+    few, many = (other(IMAGENET, n_train=n) for n in (19_999, 20_000))
+    names = [chosen("model.name", "photo", facts, machine) for facts in (few, many) for machine in (CPU, GPU)]
+    assert names == ["resnet18", "resnet18", "resnet18", "resnet50-v1.5"]
+    assert chosen("model.name", "small", CIFAR, GPU) == "resnet11"
+
+
+def test_workers_are_one_a_core_up_to_sixteen() -> None:
+    found = [chosen("data.workers", "photo", IMAGENET, Machine("cpu", cores)) for cores in (1, 16, 17)]
+    assert found == [1, 16, 16]
+    assert chosen("data.workers", "small", CIFAR) == 0
+
+
+@pytest.mark.parametrize("recipe", ["small", "photo", "photo-finetune"])
+def test_only_a_val_split_selects(recipe: str) -> None:
+    found = [chosen("engine.select", recipe, other(CIFAR, n_val=n)) for n in (0, 1)]
+    assert found == ["last", "best"]
+
+
+def test_the_stem_of_small_images_keeps_their_pixels_and_whitens_where_it_is_one_convolution() -> None:
+    nets = {"resnet18": {}, "deep": {"model__stem": "deep"}}
+    for name, given in nets.items():
+        known = {"model__name": "resnet18", **given}
+        stem, whiten = (chosen(f"model.{field}", "small", CIFAR, **known) for field in ("stem", "whiten_stem"))
+        assert (stem, whiten) == (("deep", False) if name == "deep" else ("cifar", True))
+        assert chosen("model.whiten_stem", "photo", CIFAR, **known) is False
+    assert chosen("model.stem", "photo", CIFAR, model__name="resnet18") is None
+
+
+def test_small_sets_train_longer_in_smaller_batches() -> None:
+    found = {}
+    for n in (300, 3_999, 4_000, 9_999, 10_000, 50_000):
+        c = get_recipe("small")(other(CIFAR, n_train=n))
+        found[n] = (c.engine.batch, c.optim.lr, c.schedule.epochs)
+    assert found == {
+        300: (32, 0.05, 100),
+        3_999: (32, 0.05, 15),
+        4_000: (64, 0.1, 24),
+        9_999: (64, 0.1, 15),
+        10_000: (128, 0.2, 19),
+        50_000: (128, 0.2, 15),
+    }
+    pads = [get_recipe("small")(other(CIFAR, width=side, height=side)).augment.pad for side in (4, 28, 32, 500)]
+    assert pads == [1, 4, 4, 8]
+
+
+def test_small_sets_of_photos_train_longer_and_milder() -> None:
+    found = {}
+    for n in (4_999, 5_000, 19_999, 20_000):
+        c = get_recipe("photo")(other(IMAGENET, n_train=n))
+        found[n] = (c.engine.batch, c.optim.lr, c.optim.weight_decay, c.augment.area, c.schedule.epochs)
+    few, many = (32, 0.025, 5e-4, (0.25, 1.0)), (256, 0.1, 1e-4, (0.08, 1.0))
+    assert found == {4_999: (*few, 60), 5_000: (*few, 30), 19_999: (*few, 30), 20_000: (*many, 30)}
+
+
+@pytest.mark.parametrize("facts", [DIGITS, IMAGENET])
+def test_given_weights_are_changed_slowly(facts: Facts) -> None:
+    config, _ = decide(Request(data="x", recipe="photo-finetune"), facts)
+    assert (config.optim.lr, config.optim.body_lr, config.optim.weight_decay) == (0.02, 0.1, 1e-4)
+    assert (config.schedule.epochs, config.schedule.warmup, config.augment.area) == (15, 0.1, (0.25, 1.0))
+    assert (config.model.zero_init_last, config.optim.freeze) == (False, "none")
+
+
+def test_what_the_fast_recipes_for_cifar10_say() -> None:
+    fast, best = (decide(Request(data="cifar10", recipe=f"cifar10-{name}"), CIFAR)[0] for name in ("fast", "94"))
+    for config in (fast, best):
+        assert (config.optim.nesterov, config.optim.weight_decay, config.optim.label_smoothing) == (True, 5e-4, 0.1)
+        assert (config.schedule.name, config.schedule.warmup, config.engine.select) == ("linear", 0.1, "last")
+        assert (config.model.init, config.model.whiten_input, config.model.whiten_stem) == ("he-fan-in", True, False)
+        assert (config.augment.crop, config.augment.flip, config.engine.batch) == ("translate", "alternate", 128)
+    assert (fast.model.name, fast.optim.lr, fast.schedule.epochs, fast.augment.pad) == ("resnet20", 0.4, 24, 2)
+    assert (best.model.name, best.optim.lr, best.schedule.epochs, best.augment.pad) == ("resnet11", 0.2, 32, 4)
+    assert (best.augment.padding_mode, best.augment.cutout, best.engine.evaluate_every) == ("reflect", 8, 8)
+
+
+def test_what_the_modern_recipe_for_cifar10_says() -> None:
+    config, _ = decide(Request(data="cifar10", recipe="cifar10-modern"), CIFAR)
+    assert (config.optim.lr, config.optim.nesterov, config.optim.weight_decay) == (0.1, True, 5e-4)
+    assert (config.schedule.name, config.schedule.epochs, config.schedule.warmup) == ("cosine", 200, 0.02)
+    assert (config.engine.batch, config.engine.precise_bn, config.engine.select) == (128, 200, "last")
+    assert (config.augment.crop, config.augment.pad, config.augment.flip) == ("translate", 4, "random")
+
+
+def test_a_network_starts_as_its_config_says() -> None:
+    config, _ = decide(Request(data="x", model="resnet8"), DIGITS)
+    usual, fan_in, whole = (
+        make_network(configs.replace(config, changes), 3).state_dict()
+        for changes in ({}, {"model.init": "he-fan-in"}, {"model.zero_init_last": False})
+    )
+    assert not torch.equal(usual["layer2.0.conv1.weight"], fan_in["layer2.0.conv1.weight"])
+    assert not usual["layer1.0.bn2.weight"].any()
+    assert whole["layer1.0.bn2.weight"].all()

@@ -33,6 +33,7 @@ from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
 from plusx.plan import Request
+from plusx.prepare import plain_preprocess
 from plusx.result import Run
 from plusx.run import default_folder, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
@@ -453,6 +454,19 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         pass
 
 
+def test_what_ends_before_a_decision_leaves_no_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "run" / "manifest.json").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["manifest.json", "lock", ".DS_Store"])
+def test_what_a_run_that_decided_nothing_left_is_no_run(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).touch()
+    with claimed(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
+
+
 def test_data_that_changed_is_told(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
     command = ("train", data, "--out", tmp_path / "run", *STEPS)
@@ -823,6 +837,47 @@ def test_the_model_file_is_calibrated_and_says_what_was_measured(tmp_path: Path)
     assert measured["top1"] == (logits.argmax(1) == targets).double().mean()
 
 
+@pytest.mark.parametrize("watched", ["val", "test"])
+def test_images_with_several_labels_are_watched_reported_and_not_calibrated(
+    watched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, seen = dict(np.load(noisy(tmp_path / "noisy.npz"))), []
+    arrays |= {"x_test": arrays["x_val"], "y_test": arrays["y_val"]}
+    kept = {name: array for name, array in arrays.items() if watched == "val" or not name.endswith("_val")}
+    several = {name: np.eye(3, dtype=np.int64)[array] for name, array in kept.items() if name[0] == "y"}
+    np.savez(tmp_path / "several.npz", **(kept | several), classes=["a", "b", "c"])
+    monkeypatch.setattr(
+        "plusx.finish.evaluate", lambda *_, split, **more: seen.append(split) or evaluate(*_, split=split)
+    )
+    overrides = (*OVERRIDES, f"data.val_fraction={'auto' if watched == 'val' else 0}")
+    run = train(str(tmp_path / "several.npz"), model="resnet8", out=tmp_path / "run", overrides=overrides)
+    meta = package.load(run).meta
+    assert (meta["task"], meta["temperature"], meta["metrics"]["split"]) == ("multi", None, watched)
+    assert (run.watched, run.n_val, run.n_test) == (watched, 60 * (watched == "val"), 60)
+    assert seen == [watched]
+    page = run.report.read_text(encoding="utf-8")
+    assert "<dt>loss</dt>" in page
+    kept = f"epoch {run.best['epoch']}, the best on val" if watched == "val" else "the last epoch"
+    assert f"weights of {kept}" in page
+    assert f"<td>{metadata.version('torch')}</td>" in page
+
+
+def test_the_order_of_examples_is_a_function_of_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seeds = noisy(tmp_path / "noisy.npz"), []
+    monkeypatch.setattr("plusx.run.TrainLoader", lambda *given, **more: seeds.append(more["seed"]) or 1 / 0)
+    for seed in (0, 7):
+        with pytest.raises(ZeroDivisionError):
+            train(str(data), model="resnet8", seed=seed, out=tmp_path / str(seed), overrides=OVERRIDES)
+    assert seeds == [0, 7]
+
+
+def test_images_are_prepared_as_the_data_section_says() -> None:
+    data = DataConfig(size=8, resize=9, fit="pad", channels=1, background=7, max_pixels=99)
+    rules = plain_preprocess(data)
+    assert (rules.size, rules.resize, rules.fit, rules.channels) == (8, 9, "pad", 1)
+    assert (rules.background, rules.max_pixels, rules.mean, rules.std) == (7, 99, (0,), (1,))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_threads_and_tensorboard_are_as_they_are_set(tmp_path: Path) -> None:
     data, shared = noisy(tmp_path / "noisy.npz"), ("model.width=8", "engine.precision=fp32", "schedule.steps=1")
@@ -839,6 +894,8 @@ def test_threads_and_tensorboard_are_as_they_are_set(tmp_path: Path) -> None:
         assert used == [threads]
         assert torch.get_num_threads() == 1, "as the caller had it"
         assert len(list(run.folder.glob("tensorboard/events.*"))) == events
+        recorded = json.loads((run.folder / "config.json").read_text())["versions"]
+        assert recorded["threads"] == str(threads)
 
 
 def test_the_normalisation_of_imagenet(tmp_path: Path) -> None:

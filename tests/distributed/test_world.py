@@ -176,17 +176,21 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(group: None) -> No
     torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(synced[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-3)
     assert torch.equal(synced.eval()(x), synced.eval()(x))
+    assert synced.train()(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_precise_statistics_do_not_depend_on_those_before(group: None) -> None:
     torch.manual_seed(0)
-    net = synchronize(nn.Sequential(nn.BatchNorm2d(5)))
+    plain, net = nn.Sequential(nn.BatchNorm2d(5)), synchronize(nn.Sequential(nn.BatchNorm2d(5)))
     batches = [Batch(3 * torch.randn(4, 5, 6, 6) + 2, torch.zeros(4), torch.arange(4), 4) for _ in range(3)]
     found = []
     for _ in range(2):
         reestimate(net, batches, "fp32", torch.contiguous_format)
         found.append(net[0].running_mean.clone())
     assert torch.equal(*found)
+    reestimate(plain, batches, "fp32", torch.contiguous_format)
+    torch.testing.assert_close(net.state_dict(), plain.state_dict())
+    assert all(part.training for part in net.modules())
 
 
 def test_a_stop_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:

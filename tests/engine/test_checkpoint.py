@@ -56,6 +56,12 @@ def test_two_are_kept_newest_by_step_whatever_the_clock_says(tmp_path: Path) -> 
     assert notes == []
 
 
+def test_only_what_is_older_is_removed(tmp_path: Path) -> None:
+    for step in (5, 10, 3):
+        checkpoint.save(tmp_path, step, {}, tensors())
+    assert [int(name[5:14]) for name in names(tmp_path)] == [3, 5, 10]
+
+
 def test_an_empty_or_missing_folder_has_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) == checkpoint.newest(tmp_path / "none") == (None, [])
     checkpoint.clean(tmp_path / "none")
@@ -112,7 +118,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_and_says_so(tmp_path: Path
 def test_nothing_whole_is_an_error_not_a_new_start(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {}, tensors()).write_bytes(b"")
-    with pytest.raises(ModelFileError, match="none of 2 checkpoints"):
+    with pytest.raises(ModelFileError, match=rf"none of 2 checkpoints .* Delete {tmp_path} to start again"):
         checkpoint.newest(tmp_path)
     assert len(checkpoint.stored(tmp_path)) == 2
 

@@ -56,9 +56,13 @@ def console_of(
 
 def test_lines_go_to_people_and_to_the_file_with_control_characters_visible(tmp_path: Path) -> None:
     out = io.StringIO()
-    Log(tmp_path, console=Console(file=out)).line("bad \x1b[31mname\n[bold]é :cat: می\u200cخواهم")
+    log = Log(tmp_path, console=Console(file=out))
+    log.line("bad \x1b[31mname\n[bold]é :cat: می\u200cخواهم")
     assert out.getvalue() == "bad \\x1b[31mname\\n[bold]é :cat: می\u200cخواهم\n"
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8")[20:] == out.getvalue()
+    log.line("of the file alone", to_console=False)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8")[20:].startswith(out.getvalue())
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith(" of the file alone\n")
+    assert "alone" not in out.getvalue()
 
 
 def test_the_file_is_utf_8_in_every_locale(tmp_path: Path) -> None:
@@ -84,6 +88,7 @@ def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path, monkeypatch: pyt
     console, out = console_of(Terminal, {"TERM": "xterm"}, monkeypatch)
     log = Log(tmp_path, console=console)
     with log.progress(3, 10):
+        assert "3/10" in out.getvalue()
         log._last = (log._last[0] - 1, 0)
         log.step(4, 10, 1, 128, 1.5, 0.1)
         log.line("a line above the bar")
@@ -121,7 +126,7 @@ def test_plain_lines_where_there_is_no_bar(
 
 
 def test_a_line_for_people_has_percent_and_error() -> None:
-    text = describe([row(20), row(20, "val", 0.5)], 3)
+    text = describe([row(20), row(20, "val", 0.5)], 2.4)
     assert text.startswith("epoch 2/3  train loss 1.0000 top-1 90.00% (error 10.00%)  val loss 0.5000")
     assert "lr 0.1  1,234 images/s  5 s" in text
 
@@ -184,3 +189,18 @@ def test_without_a_terminal_what_is_far_along_is_told_each_minute(
             clock[0] += 0.6 * HEARTBEAT
             tell(done, 4_000)
     assert capsys.readouterr().err.splitlines() == ["reading images: 1,000 of 4,000", "reading images: 3,000 of 4,000"]
+
+
+def test_a_line_a_minute_counts_the_images_since_the_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("plusx.engine.log.time.perf_counter", lambda: clock[0])
+    log = Log(None)
+    with log.progress(0, 1000):
+        for step in range(1, 13):
+            clock[0] += HEARTBEAT / 4
+            log.step(step, 1000, 1, 90, 2.0, 0.1)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[3] for line in told] == ["4", "8", "12"]
+    assert all(line.endswith("  6 images/s") for line in told)

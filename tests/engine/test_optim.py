@@ -48,6 +48,7 @@ def test_a_step_leaves_gradients_as_they_were(decay: float) -> None:
 
 def test_body_moves_at_its_share() -> None:
     module = net()
+    module.add_module("fc2", nn.Linear(2, 2))  # of the body
     found = groups(module, optim__body_lr=0.1)
     assert {name for name, (_, share) in found.items() if share == 1.0} == {"fc.weight", "fc.bias"}
     optimizer = build_optimizer(module, tiny_config(optim__body_lr=0.1).optim)

@@ -74,9 +74,17 @@ def test_a_run_stays_low_until_its_training_error_has_fallen() -> None:
     config = ScheduleConfig(name="multistep", steps=100, milestones=(0.5,), warmup_error=0.8)
     assert learning_factor(config, 0, 100, SoFar(warm=False)) == 0.1
     assert learning_factor(config, 60, 100, SoFar(warm=False)) == 0.1
+    rising = ScheduleConfig(name="multistep", steps=100, milestones=(0.5,), warmup=0.4, warmup_error=0.8)
+    assert learning_factor(rising, 30, 100, SoFar(warm=False)) == 0.1
     later = ScheduleConfig(name="multistep", steps=100, milestones=(0.5, 0.75), warmup_error=0.8)
     assert learning_factor(later, 80, 100, SoFar(warm=False)) == pytest.approx(0.01)  # never over the schedule
     assert [learning_factor(config, step, 100, SoFar(warm=True)) for step in (1, 60)] == [1, 0.1]
+
+
+def test_shares_that_floats_miss_are_whole_steps() -> None:
+    assert (int(0.29 * 100), int(0.57 * 100)) == (28, 56)
+    config = ScheduleConfig(name="multistep", steps=100, warmup=0.29, milestones=(0.57,))
+    assert [learning_factor(config, step, 100) for step in (0, 28, 56, 57)] == [1 / 29, 1, 1, 0.1]
 
 
 def test_a_run_of_one_step_has_its_first_rate() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from plusx.engine.distributed import World
 from plusx.engine.metrics import Metrics
 from plusx.engine.optim import build_optimizer
 from plusx.engine.step import NonFiniteError, criterion, train_step
@@ -36,6 +37,18 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
     assert split_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-5, atol=1e-6)
     assert running.n == 10
+
+
+def test_gradients_are_shared_after_the_last_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[bool] = []
+
+    def gathering(world: World, net: nn.Module, last: bool) -> AbstractContextManager[None]:
+        shared.append(last)
+        return nullcontext()
+
+    monkeypatch.setattr(World, "gathering", gathering)
+    step(net(), examples(8), engine__accumulate=3)
+    assert shared == [False, False, True]
 
 
 @pytest.mark.parametrize(("n", "accumulate"), [(9, 8), (3, 3), (2, 8), (16, 4), (5, 2)])
@@ -87,16 +100,16 @@ def test_non_finite_pixels_stop_before_the_optimizer_and_name_the_example(value:
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
-def test_a_non_finite_gradient_stops_too() -> None:
+@pytest.mark.parametrize(("n", "more"), [(8, ""), (10, ", …")])
+def test_a_non_finite_gradient_stops_too(n: int, more: str) -> None:
     module = net()
     module.fc.weight.register_hook(lambda g: g * math.inf)
-    message = (
-        r"step 1: the gradient norm is .*, on a batch of 10 examples \(ids 0, 1, 2, 3, 4, 5, 6, 7, …\)\. Lower optim"
-    )
+    ids = rf"\(ids 0, 1, 2, 3, 4, 5, 6, 7{more}\)"
+    message = rf"step 1: the gradient norm is .*, on a batch of {n} examples {ids}\. Lower optim"
     with pytest.raises(NonFiniteError, match=message) as caught:
-        step(module, examples(10))
+        step(module, examples(n))
     assert caught.value.hint.endswith("in a new --out.")
-    assert caught.value.ids == list(range(10))
+    assert caught.value.ids == list(range(n))
 
 
 def test_clipping_scales_to_the_norm() -> None:

@@ -163,11 +163,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_disk_that_returns_other_bits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorfile, "save_file", lambda t, p, m: safetensors.torch.save_file({"a": t["a"] + 1}, p, m))
+@pytest.mark.parametrize(("value", "text"), [(2.0, "b"), (1.0, "c")])
+def test_a_disk_that_returns_other_bits_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, text: str
+) -> None:
+    other = {"a": torch.full((2,), value)}
+    monkeypatch.setattr(tensorfile, "save_file", lambda _, p, __: safetensors.torch.save_file(other, p, {"k": text}))
     with pytest.raises(TrainingError, match="did not return what was written"):
-        tensorfile.write(tmp_path / "x", {"a": torch.ones(2)}, {})
+        tensorfile.write(tmp_path / "x", {"a": torch.ones(2)}, {"k": "b"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    tensorfile.write(path, {"a": torch.ones(100_000)}, {})
+    with tensorfile.opened(path) as file:
+        header = tensorfile.read_header(file, path)
+        os.truncate(path, path.stat().st_size - 4)
+        with pytest.raises(ModelFileError, match="a: the file became shorter while it was read"):
+            tensorfile.read_tensors(file, header)
 
 
 @pytest.mark.parametrize(

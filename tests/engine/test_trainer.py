@@ -17,11 +17,12 @@ from plusx.config import ScheduleConfig
 from plusx.engine import checkpoint
 from plusx.engine.distributed import World
 from plusx.engine.infer import measure
+from plusx.engine.precise import reestimate
 from plusx.engine.schedule import SCHEDULES, SoFar
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
 from plusx.errors import ConfigError, DataError, DivergedError, ModelFileError, TrainingError
-from tests.engine.tiny import CLASSES, Eval, Train, at_batch, run, tiny_config
+from tests.engine.tiny import CLASSES, Eval, Train, at_batch, examples, net, run, tiny_config
 
 
 def steps(folder: Path) -> list[int]:
@@ -89,10 +90,13 @@ def test_evaluations_every_two_epochs_and_at_the_end(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text().count("\n") == 5  # a line for every epoch
 
 
-def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _, _ = run(tmp_path, tiny_config(engine__ema=0.9))
-    result = trainer.fit()
     assert trainer.average is not None
+    follow, followed = trainer.average.update, list[int]()
+    monkeypatch.setattr(trainer.average, "update", lambda step: (followed.append(step), follow(step)))
+    result = trainer.fit()
+    assert followed == list(range(1, 16))
     assert measure(trainer.average.module, Eval(), "single", CLASSES).loss == result.final["loss"]
     assert measure(trainer.module, Eval(), "single", CLASSES).loss != result.final["loss"]
 
@@ -128,6 +132,40 @@ def test_checkpoints_by_steps_and_by_minutes(tmp_path: Path) -> None:
     folder = tmp_path / "off"
     run(folder, tiny_config(engine__checkpoint_minutes=0), Train(before=look))[0].fit()
     assert sorted(saved) == [5, 10]
+
+
+def test_times_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, saved = [0.0], list[int]()
+    monkeypatch.setattr("plusx.engine.trainer.time.perf_counter", lambda: clock[0])
+
+    def later(seconds: float) -> None:
+        saved.extend(step for step in steps(tmp_path) if step not in saved)
+        clock[0] += seconds
+
+    trainer = run(tmp_path, tiny_config(engine__checkpoint_minutes=1), Train(before=lambda *_: later(20)))[0]
+    evaluate = trainer.evaluate
+    trainer.evaluate = lambda module: (later(50), evaluate(module))[1]
+    result = trainer.fit()
+    assert sorted(saved) == [3, 5, 8, 10, 13, 15]
+    assert [row["seconds"] for row in result.history] == [150, 150, 300, 300, 450, 450]
+    assert [row["images_per_second"] for row in result.history] == [0.4, 0.6] * 3
+    assert (result.seconds, result.images_per_second) == (450, 0.4)
+
+
+def test_random_numbers_are_those_of_seed_and_step(tmp_path: Path) -> None:
+    seen: list[int] = []
+    for seed in (1, 2):
+        trainer = run(tmp_path / str(seed), tiny_config(seed=seed, schedule__epochs=1))[0]
+        trainer.on_step = lambda *_: seen.append(torch.initial_seed())
+        trainer.fit()
+    assert seen == [seed << 32 | step for seed in (1, 2) for step in range(5)]
+
+
+def test_those_who_wait_for_a_save_take_no_other_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(World, "tell", lambda world, topic, value=None: told.append(topic))
+    run(tmp_path, tiny_config(schedule__epochs=1, engine__checkpoint_steps=5))[0].fit()
+    assert [topic for topic in told if topic.startswith("saved/")] == ["saved/5/0", "saved/5/5"]
 
 
 def test_nan_stops_names_the_example_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -313,6 +351,11 @@ def test_another_network_or_plan_is_refused_on_resume(tmp_path: Path) -> None:
     run(tmp_path, tiny_config(engine__ema=0.5))[0].fit()
     with pytest.raises(ModelFileError, match=r"of another network; \d+ tensors differ, ema/"):
         run(tmp_path)[0].fit()
+    wider = run(tmp_path, tiny_config(engine__ema=0.5))[0]
+    for module in (wider.module, wider.average.module if wider.average else wider.module):
+        module.fc = nn.Linear(8, CLASSES + 1)
+    with pytest.raises(ModelFileError, match=r"of another network; 4 tensors differ, ema/fc\.bias is the first"):
+        wider.fit()
     with pytest.raises(ModelFileError, match="made with 5 steps an epoch, this run has 6"):
         run(tmp_path, train=Train(48))[0].fit()
 
@@ -330,12 +373,24 @@ def test_the_rate_rises_once_the_training_error_is_low(tmp_path: Path) -> None:
     trainer, _, _ = run(tmp_path, config)
     rates: list[float] = []
     errors: list[float] = []
-    trainer.on_step = lambda step, module: (rates.append(trainer.at.rate), errors.append(trainer.at.train_error))[0]
+    counts: list[int] = []  # right answers of an epoch so far
+
+    def look(step: int, module: nn.Module) -> None:
+        rates.append(trainer.at.rate)
+        errors.append(trainer.at.train_error)
+        counts.append(trainer.running.correct)
+
+    trainer.on_step = look
     trainer.fit()
     first = rates.index(0.1)
     assert 0 < first < len(rates)
     assert rates == [pytest.approx(0.01)] * first + [0.1] * (len(rates) - first)
     assert errors[first - 1] < 0.8 <= min(errors[: first - 1])
+    average = 1.0
+    for i, error in enumerate(errors[:first]):
+        right = counts[i] - (counts[i - 1] if i % 5 else 0)
+        average += 0.02 * (1 - right / 8 - average)
+        assert error == pytest.approx(average)
 
 
 def test_gradients_of_the_step_are_there_to_look_at(tmp_path: Path) -> None:
@@ -411,6 +466,7 @@ def test_every_schedule_sees_the_errors_so_far(tmp_path: Path, monkeypatch: pyte
 def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(count: int, tmp_path: Path) -> None:
     trainer, train, _ = run(tmp_path, tiny_config(engine__precise_bn=count))
     trainer.fit()
+    assert len(train.seen) == 15 + count
     coming = [batch for epoch in (3, 4, 5) for batch in train.epoch(epoch)][:count]
     assert len(coming) == count
     x = [trainer.module.conv1(batch.images) for batch in coming]
@@ -421,6 +477,14 @@ def test_precise_batch_norm_is_the_mean_over_the_batches_that_would_come_next(co
     torch.testing.assert_close(norm.running_var, var, rtol=1e-5, atol=0)
     assert norm.momentum == 0.1
     assert int(norm.get_buffer("num_batches_tracked")) == 15
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precise_batch_norm_computes_as_training_does(precision: str, dtype: torch.dtype) -> None:
+    module, seen = net(), list[torch.dtype]()
+    module.conv2.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    reestimate(module, [examples(8)], precision, torch.channels_last)
+    assert seen == [dtype]
 
 
 @pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory", "could not create a primitive"])

@@ -19,6 +19,7 @@ from plusx.config import Config
 from plusx.engine import checkpoint
 from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
+from plusx.errors import ModelFileError
 from tests.engine.tiny import CLOCKS, Train, at_batch, run, tiny_config, without_clocks
 
 ROOT = Path(__file__).parents[2]
@@ -156,8 +157,11 @@ def test_killed_between_the_files_of_an_evaluation(tmp_path: Path, after: int) -
     trainer.on_selected = dying
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    second, _, again = run(tmp_path / "cut", config)
+    rows, left = tmp_path / "cut" / "metrics.jsonl", list[int]()
+    look = Train(before=at_batch(0, lambda: left.append(rows.read_text().count("\n"))))
+    second, _, again = run(tmp_path / "cut", config, look)
     second.fit()
+    assert left == [2 * (after - 1)]  # those of the checkpoint
     assert again[0] == selected[-1]
     assert_same_end(tmp_path / "cut", second, wanted)
 
@@ -185,7 +189,8 @@ def test_changed_data_begin_at_the_next_epoch(tmp_path: Path, n: int, k: int, mo
     )
     assert all(row["step"] == row["epoch"] * train.steps_per_epoch for row in rows)
     assert selected[0][0] > epochs * train.steps_per_epoch or epochs == 3  # the old best does not count
-    assert f"from epoch {epochs + 1}" in (folder / "log.txt").read_text()
+    words = f"from epoch {epochs + 1}, after step {epochs * train.steps_per_epoch:,}\n"
+    assert words in (folder / "log.txt").read_text()
 
     killed = [run(tmp_path / "cut", config, Train(n), data="others")[0]]
     killed += [run(tmp_path / "cut", config, Train(n, before=at_batch(1, pull_the_plug)), data="others")[0]]
@@ -208,8 +213,11 @@ def test_data_that_change_after_the_last_evaluation_are_evaluated_in_its_place(t
     first.on_selected = lambda *kept: (keep(*kept), terminate())
     with pytest.raises(Stopped):
         first.fit()
+    assert first.at.best is not None
+    first.at.best |= {"top1": 2.0}  # of the old data
+    first._save()
     trainer = run(tmp_path, config, data="others")[0]
-    trainer.fit()
+    assert trainer.fit().best["top1"] <= 1
     assert [(row["step"], row["split"]) for row in trainer.at.rows] == [(5, "train"), (5, "val")]
 
 
@@ -235,7 +243,38 @@ def test_a_lost_model_file_is_written_anew(tmp_path: Path, epochs: int, select: 
     assert (trainer.at.best["top1"] == 2.0) == (select == "last")
     val = [row["step"] for row in trainer.at.rows if row["split"] == "val"]
     assert val == [5, 10, 15][:epochs]
-    assert "the next evaluation writes the model file anew: it is gone." in (tmp_path / "log.txt").read_text()
+    text = (tmp_path / "log.txt").read_text()
+    assert "the next evaluation writes the model file anew: it is gone." in text
+    assert ("the best evaluation so far counts no more" in text) == (select == "best")
+
+
+def test_a_lost_model_file_does_not_hide_another_plan(tmp_path: Path) -> None:
+    run(tmp_path)[0].fit()
+    for _ in range(2):
+        trainer = run(tmp_path, train=Train(48))[0]
+        trainer.lost = lambda: "it is gone."
+        with pytest.raises(ModelFileError, match="made with 5 steps an epoch, this run has 6"):
+            trainer.fit()
+
+
+def test_a_model_file_that_was_never_written_is_not_lost(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, train=Train(before=at_batch(3, terminate)))[0].fit()
+    trainer = run(tmp_path)[0]
+    trainer.lost = lambda: pytest.fail("it was asked for")
+    trainer.fit()
+
+
+def test_checkpoints_of_earlier_versions_have_five_totals(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, train=Train(before=at_batch(3, terminate)))[0].fit()
+    path, document, tensors = checkpoint.load(checkpoint.stored(tmp_path / "checkpoints")[0])
+    checkpoint.save(path.parent, 3, document, tensors | {"running/totals": tensors["running/totals"][:5].clone()})
+    trainer = run(tmp_path)[0]
+    counted: list[int] = []
+    trainer.on_step = lambda *_: counted.append(trainer.running.n)
+    trainer.fit()
+    assert counted[:3] == [32, 40, 8]
 
 
 @pytest.mark.parametrize("n", [72, 16])
@@ -246,11 +285,12 @@ def test_a_length_in_steps_stays_when_the_data_change(tmp_path: Path, n: int) ->
     )
     with pytest.raises(Stopped):
         run(folder, config, Train(before=at_batch(8, terminate)))[0].fit()
-    made: list[int] = []
+    made: dict[int, int] = {}
     trainer, _, _ = run(folder, config, Train(n), data="others")
-    trainer.on_step = lambda step, _: made.append(step)
+    trainer.on_step = lambda step, _: made.update({step: trainer.running.n})
     trainer.fit()
-    assert made == list(range(9, 19))
+    assert list(made) == list(range(9, 19))
+    assert made[9] == 8  # none of the old data
     rows = final_state(folder, trainer)[0]["position"]["rows"]
     at = [row["step"] for row in rows if row["split"] == "val"]
     assert at == sorted(set(at))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from plusx.engine.stop import Interrupt, Stopped, StopSignals
 from plusx.errors import ConfigError, DivergedError, PlusxError, TrainingError
 from plusx.studies.ahead import Ended, train_ahead
+from plusx.threads import own_cores
 
 
 class Sleeper(NamedTuple):
@@ -25,7 +27,7 @@ class Sleeper(NamedTuple):
         with StopSignals() as signals:
             try:
                 with signals.waiting():
-                    (self.folder / f"{self.name}-begun").touch()
+                    (self.folder / f"{self.name}-begun").write_text(str(torch.get_num_threads()))
                     time.sleep(60)
             except Interrupt:
                 (self.folder / f"{self.name}-saved").touch()
@@ -72,6 +74,7 @@ def test_a_stop_saves_every_run_and_begins_none(number: int, code: int, word: st
         train_ahead([Sleeper(tmp_path, name) for name in "abcdef"], 2, ignore)
     assert caught.value.exit_code == code
     assert {path.name for path in tmp_path.iterdir()} == {"a-begun", "a-saved", "b-begun", "b-saved"}
+    assert [(tmp_path / f"{name}-begun").read_text() for name in "ab"] == [str(max(1, own_cores() // 2))] * 2
     assert time.monotonic() - begun < 50
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plusx.studies.core import Claim, Measured, Verdict, limit, lower, spread, together, words
+from plusx.studies.core import Arm, Claim, Measured, Verdict, ends, limit, lower, settings, spread, together, words
 
 
 def results(**arms: list[float]) -> dict[str, list[Measured]]:
@@ -81,3 +81,20 @@ def test_short_runs_do_not_refute_what_is_said_of_trained_nets(
 
 def test_verdicts_have_words() -> None:
     assert [words(v) for v in (True, False, None)] == ["holds", "does not hold", "not decided at this budget"]
+
+
+def test_shared_is_what_all_arms_have_and_what_was_changed_for_all() -> None:
+    batch = "engine.batch=4"
+    given = (["optim.lr=1"], ["optim.lr=2", batch], ["optim.lr=1", batch])
+    arms = [Arm(name=f"{i}", train={"data": "d", "overrides": changes}) for i, changes in enumerate(given)]
+    found = settings(arms, {"engine.ema": 0.5})
+    assert found["shared"] == {"data": "d", "engine.ema": 0.5}
+    assert found["arms"] == {
+        "0": {"optim.lr": 1.0},
+        "1": {"optim.lr": 2.0, "engine.batch": 4},
+        "2": {"optim.lr": 1.0, "engine.batch": 4},
+    }
+
+
+def test_depths_are_numbers() -> None:
+    assert ends(results(net8=[1.0], net110=[1.0], net20=[1.0], other3=[1.0]), "net") == ("net8", "net110")

@@ -14,18 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure as Canvas
 
 import plusx.studies.study as studies
 from plusx import cli
-from plusx.config import DataConfig
+from plusx.config import DataConfig, parse_overrides
 from plusx.data.facts import facts
 from plusx.data.sources import SOURCES
 from plusx.errors import ConfigError, DivergedError, PlusxError
+from plusx.models import create_model
+from plusx.models.probe import droppable_blocks
 from plusx.plan import Request, decide, latest
-from plusx.studies import BUDGETS, STUDIES
+from plusx.studies import BUDGETS, STUDIES, trained
 from plusx.studies.ahead import Ended, _train, train_ahead
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
+from plusx.studies.page import draw_lines, write_figures
 from tests.studies.making import noise, use_noise
 
 ROOT = Path(__file__).parents[2]
@@ -332,10 +336,21 @@ def test_what_was_changed_from_a_budget_is_recorded_and_shortened_runs_refute_no
     assert made.holds is (False if verdict == "does not hold" else None)
     plain, page = json.loads((tmp_path / "study.json").read_text()), made.page.read_text()
     assert plain["overrides"] == list(overrides)
+    assert parse_overrides(overrides).items() <= plain["settings"]["shared"].items()
     command = "".join(f" --set {text}" for text in overrides)
     assert f"<code>plusx study tiny --budget {budget} --seeds 2{command}</code>" in page
     assert (f"Changed from the <code>{budget}</code> budget" in page) is bool(overrides)
     assert "/home/me" not in page
+
+
+def test_fewer_epochs_than_the_papers_refute_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colour = studies.get_study("colour")
+    untrained = Untrained(monkeypatch, lambda arm, seed: (80.0 if arm == "with" else 20.0) + seed)
+    chosen = dataclasses.replace(colour, measure=untrained.measure, figures=(), measures={"test_error": ""})
+    monkeypatch.setattr(studies, "get_study", lambda name: chosen)
+    for epochs, verdict in ((("schedule.epochs=2",), "opposite at this budget"), ((), "does not hold")):
+        made = studies.study("colour", out=tmp_path, budget="paper", seeds=2, overrides=epochs)
+        assert [claim["verdict"] for claim in made.claims] == [verdict]
 
 
 def test_a_study_names_the_surroundings_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +430,132 @@ def test_what_a_run_costs_is_its_networks_whatever_else_is_set() -> None:
 def test_changes_may_stand_alone_or_come_once(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Untrained(monkeypatch, lambda arm, seed: 20.0)
     assert studies.study("tiny", out=tmp_path, seeds=1, overrides=given).overrides == ("model.width=5",)
+
+
+TRUE: dict[str, dict[str, dict[str, float]]] = {  # study -> measure -> arm -> a value with which its claims hold
+    "degradation": {
+        "train_error": {"plain8": 5, "plain20": 6, "plain32": 7, "resnet8": 4, "resnet20": 3, "resnet32": 2}
+    },
+    "gradients": {
+        "start_norm": {f"no-norm-{init}-{depth}": -depth for init in ("xavier", "he") for depth in (20, 56)},
+        "start_share": {"no-norm-xavier-56": 0.009, "plain-56": 9, "residual-56": 0.11},
+        "median_share": {"no-norm-xavier-56": 0.009, "plain-56": 0.11},
+        "train_error": {"plain-20": 5, "plain-56": 6},
+    },
+    "responses": {"response": {"plain20": 5, "plain32": 4, "resnet20": 3, "resnet32": 2}},
+    "shortcuts": {"test_error": {"plain": 5, "option-A": 4, "option-B": 3, "option-C": 2}},
+    "init": {
+        "train_error": {
+            f"{net}-{init}": len(init) for net in ("no-norm", "plain", "residual") for init in ("he", "xavier")
+        }
+    },
+    "colour": {"test_error": {"with": 4, "without": 5}},
+    "placement": {"test_error": {"stride-in-3x3": 4, "stride-in-1x1": 5, "norm-before": 4, "norm-after": 5}},
+    "mlp": {"train_error": {"plain-4": 5, "plain-24": 6, "residual-4": 4, "residual-24": 3}},
+    "depth": {"median_cost": {"plain32": 9, "resnet32": 4.9}},
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_claims_hold_where_they_are_so(name: str) -> None:
+    arms = {arm for found in TRUE[name].values() for arm in found}
+    results = {
+        arm: [
+            Measured(values={key: found[arm] * (1 + seed / 1000) for key, found in TRUE[name].items() if arm in found})
+            for seed in range(3)
+        ]
+        for arm in arms
+    }
+    verdicts = {claim.text: claim.verdict(results, short=False).holds for claim in studies.get_study(name).claims}
+    assert verdicts == dict.fromkeys(verdicts, True)
+
+
+def test_the_papers_errors_stand_beside_runs_of_its_length_alone() -> None:
+    arms = studies.get_study("degradation").arms
+    assert not any(arm.paper for arm in arms("quick"))
+    published = {"resnet20": 8.75, "resnet32": 7.51, "resnet44": 7.17, "resnet56": 6.97, "resnet110": 6.61}
+    assert {arm.name: arm.paper["test_error"] for arm in arms("paper") if arm.paper} == published
+
+
+def test_quick_runs_rise_for_a_fifth_and_fall_in_a_line() -> None:
+    known = facts(noise("noise", DataConfig()), DataConfig())
+    for name, steps in (("colour", 632), ("degradation", 790), ("gradients", 79), ("depth", 948), ("placement", 395)):
+        arm = studies.get_study(name).arms("quick")[0]
+        config, _ = decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
+        assert arm.train["data"] == "cifar10-part"
+        assert (config.schedule.name, config.schedule.warmup, config.augment.pad) == ("linear", 0.2, 2)
+        assert (config.schedule.steps, config.schedule.epochs, config.recipe) == (steps, None, "cifar10-paper")
+
+
+def metrics(folder: Path, rows: list[tuple[str, int, float]]) -> Any:
+    """A finished run that wrote these metrics."""
+    keys = ("split", "step", "top1")
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return SimpleNamespace(folder=folder, watched="test")
+
+
+def test_errors_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    found = errors(metrics(tmp_path, [("train", 5, 0.5), ("test", 5, 0.75), ("train", 10, 0.875), ("test", 10, 0.5)]))
+    assert found.values == {"train_error": 12.5, "test_error": 50}
+    assert found.series == {"train_error": [(5, 50), (10, 12.5)], "test_error": [(5, 25), (10, 50)]}
+
+
+def test_gradients_are_measured_at_the_start_through_training_and_at_the_end(tmp_path: Path) -> None:
+    from plusx.studies.gradients import FILE, measure
+
+    norms = {1: [9, 10, 1, 100, 9], 10: [9, 2, 1, 4, 9], 20: [9, 3, 1, 30, 9]}  # of the stem, three layers, the head
+    (tmp_path / FILE).write_text("".join(json.dumps({"step": s, "norms": n}) + "\n" for s, n in norms.items()))
+    found = measure(metrics(tmp_path, [("train", 20, 0.5), ("test", 20, 0.5)]))
+    start = {"start_norm": 1, "start_share": pytest.approx(0.1), "median_share": pytest.approx(0.1)}
+    assert found.values == {"train_error": 50, "test_error": 50, **start}
+    assert found.series["start"] == [(2, 10), (3, 1), (4, 100)]
+    assert found.series["end"] == [(2, 3), (3, 1), (4, 30)]
+    assert found.series["share"] == [(step, pytest.approx(share)) for step, share in ((1, 0.1), (10, 0.5), (20, 0.1))]
+
+
+def test_a_blocks_cost_is_the_error_that_dropping_it_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plusx.studies import depth
+
+    network, top1, splits = create_model("resnet14", 10), iter([0.75, 0.5, 0.625, 0.75, 0.25]), []
+    monkeypatch.setattr(depth, "trained", lambda run: (None, network, None))
+    monkeypatch.setattr(depth, "droppable_blocks", lambda network: droppable_blocks(network)[:4])
+    monkeypatch.setattr(depth, "evaluate", lambda *_, split: splits.append(split) or SimpleNamespace(top1=next(top1)))
+    found = depth.measure(SimpleNamespace(watched="test"))  # type: ignore[arg-type]
+    assert found.values == {"test_error": 25, "median_cost": 18.75, "largest_cost": 50}
+    assert found.series == {"cost": [(1, 25), (2, 12.5), (3, 0), (4, 50)]}
+    assert splits == ["test"] * 5
+
+
+def test_a_trained_net_is_tested_on_data_from_where_its_run_had_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = create_model("resnet8", 10)
+    monkeypatch.setattr(trained, "load", lambda *_, **__: SimpleNamespace(module=network))
+    monkeypatch.setattr(trained, "open_dataset", lambda *given: given)
+    record = {"config": {"data": {"root": "/here", "background": 0}}, "request": {"data": "noise"}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    _, found, data = trained.trained(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+    assert (found, data) == (network, ("noise", DataConfig(root="/here", background=0)))
+
+
+def test_lines_are_means_in_a_band_from_the_lowest_to_the_highest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    scales: list[str] = []
+    monkeypatch.setattr(Axes, "set_yscale", lambda axes, scale: scales.append(scale))
+    results = {"a": [Measured(values={"m": y}, series={"m": [(1, y), (2, 2 * y)]}) for y in (1.0, 2.0, 6.0)]}
+    for log, wanted in ((False, []), (True, ["log"])):
+        figure = Figure("Lines", "m", "step", "%", log=log)
+        assert write_figures(tmp_path, [figure], results) == [("Lines", tmp_path / "lines.svg")]
+        assert scales == wanted
+    axes = Canvas().subplots()
+    draw_lines(axes, figure, results)
+    assert [axes.lines[0].get_xdata().tolist(), axes.lines[0].get_ydata().tolist()] == [[1, 2], [3, 6]]
+    corners = {tuple(corner) for corner in axes.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(1, 1), (2, 2), (1, 6), (2, 12)}
 
 
 def test_unknown_studies_and_budgets_are_told() -> None:
