@@ -151,7 +151,7 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
     """An image whose header is acceptable, its orientation (1 to 8), its bytes; every error becomes an ImageError."""
     try:
         # Nothing else keeps the bytes of a file, so that the stream may change them without a copy of megabytes.
-        stream = io.BytesIO(source if isinstance(source, bytes) else _read(source, 8 * max_pixels + 2**24))
+        stream = io.BytesIO(source if isinstance(source, bytes) else read_file(source, max_pixels))
         image = Image.open(stream, formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} px, more than the {max_pixels:,} allowed")
@@ -171,9 +171,14 @@ def _opened(source: Source, name: str | None, max_pixels: int) -> Iterator[tuple
         raise image_error(source, name, str(error) or type(error).__name__) from error
 
 
-def _read(path: str | os.PathLike[str], limit: int) -> bytes:
-    """A regular file's bytes; anything else is refused without waiting for it."""
-    status = os.stat(path)
+def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
+    """A regular file's bytes; anything else is refused without waiting for it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: no regular file, or of more bytes than an image of so many pixels can need.
+    """
+    status, limit = os.stat(path), 8 * max_pixels + 2**24
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     if status.st_size > limit:

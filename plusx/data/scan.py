@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +11,14 @@ import numpy as np
 
 from plusx.config import DataConfig
 from plusx.data.dataset import Dataset, Progress, untrainable
-from plusx.data.decode import decode
-from plusx.data.download import cache_folder, file_sha256
+from plusx.data.decode import decode, read_file
+from plusx.data.download import cache_folder
 from plusx.data.facts import header
 from plusx.errors import DataError, ImageError
 from plusx.text import plural, show
 from plusx.threads import in_parallel
 
+FILMS = (b"GIF", b"RIFF", b"II", b"MM")  # how files begin that may have several frames, beside some PNG
 RULES = 3  # goes up when decode() accepts other files, so that old findings are not believed
 
 
@@ -110,18 +110,21 @@ def frame_notes(findings: Mapping[str, Finding]) -> tuple[str, ...]:
 
 
 def _examine(path: str, status: os.stat_result, config: DataConfig) -> Finding:
-    digest, reason, animated = "", "not a regular file", False
-    if stat.S_ISREG(status.st_mode):  # a pipe would block
-        try:
-            digest, reason = file_sha256(path), ""
-            decode(path, max_pixels=config.max_pixels, channels=3, background=config.background, min_side=1)
-            animated = header(path).animated
-        except ImageError as error:
-            reason = error.reason
-            if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
-                digest = ""  # the system's trouble, not the file's
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
+    digest, reason, animated = "", "", False
+    try:
+        data = read_file(path, config.max_pixels)
+        digest = hashlib.sha256(data).hexdigest()
+        decode(data, max_pixels=config.max_pixels, channels=3, background=config.background, min_side=1)
+        film = b"acTL" in data[: data.find(b"IDAT")] if data.startswith(b"\x89PNG") else data.startswith(FILMS)
+        animated = film and header(path).animated
+    except ImageError as error:
+        reason = error.reason
+        if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
+            digest = ""  # the system's trouble, not the file's
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except (ValueError, MemoryError) as error:
+        reason = str(error) or "too little memory"
     return Finding(status.st_size, status.st_mtime_ns, digest, show(reason), animated)
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +224,13 @@ def test_scan_counts_films_and_no_photos_with_a_preview(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 5, "b": 5})
     assert scan.frame_notes(scan.scan(open_dataset(str(tmp_path), CONFIG), CONFIG)) == ()
     picture = Image.open(tmp_path / "a" / "0.png")
-    for name, kind in (("film.gif", "GIF"), ("pages.tif", "TIFF"), ("camera.jpg", "MPO")):
+    kinds = {"film.gif": "GIF", "film.webp": "WEBP", "pages.tif": "TIFF", "film.png": "PNG", "camera.jpg": "MPO"}
+    for name, kind in kinds.items():
         picture.save(tmp_path / "b" / name, kind, save_all=True, append_images=[Image.new("RGB", (8, 6))])
     dataset = open_dataset(str(tmp_path), CONFIG)
     for _ in range(2):  # also as it is remembered
         told = scan.frame_notes(scan.scan(dataset, CONFIG))
-        assert told == ("2 images with several frames, of which the first is used",)
+        assert told == ("4 images with several frames, of which the first is used",)
     assert told[0] in check(str(tmp_path), CONFIG).warnings
 
 
@@ -237,8 +239,8 @@ def test_scan_reads_a_file_again_only_when_it_changed(tmp_path: Path, monkeypatc
     dataset = open_dataset(str(tmp_path), CONFIG)
     first = scan.scan(dataset, CONFIG)
     read: list[str] = []
-    real = scan.decode
-    monkeypatch.setattr(scan, "decode", lambda path, **rules: read.append(path) or real(path, **rules))
+    real = scan.read_file
+    monkeypatch.setattr(scan, "read_file", lambda path, most: read.append(path) or real(path, most))
     assert scan.scan(dataset, CONFIG) == first
     assert read == []
     spoil(tmp_path / "a" / "0.png")
@@ -271,14 +273,15 @@ def test_an_interrupted_scan_keeps_what_an_earlier_one_found(tmp_path: Path, mon
         patch.setattr(os, "stat", interrupted)
         with pytest.raises(KeyboardInterrupt):
             scan.scan(dataset, CONFIG)
-    monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(scan, "read_file", lambda *_: pytest.fail("read again"))
     assert scan.scan(dataset, CONFIG) == first
 
 
 @pytest.mark.parametrize(
     ("broken", "trouble"),
     [
-        ("file_sha256", OSError(errno.EACCES, "denied")),
+        ("read_file", OSError(errno.EACCES, "denied")),
+        ("read_file", MemoryError()),
         ("decode", OSError(errno.EIO, "disk")),
         ("decode", MemoryError()),
     ],
@@ -288,8 +291,8 @@ def test_trouble_that_passes_is_forgotten(
 ) -> None:
     dataset = open_dataset(str(class_folders(tmp_path, {"a": 2, "b": 2})), CONFIG)
 
-    def fail(path: str, **_: Any) -> None:
-        raise trouble if broken == "file_sha256" else ImageError(path, "no") from trouble
+    def fail(*_: Any, **__: Any) -> None:
+        raise trouble if broken == "read_file" else ImageError("a.png", "no") from trouble
 
     with monkeypatch.context() as patch:
         patch.setattr(scan, broken, fail)
@@ -297,8 +300,19 @@ def test_trouble_that_passes_is_forgotten(
     assert not any(bad(dataset).values())
     spoil(tmp_path / "a" / "0.png")
     assert sum(map(len, bad(dataset).values())) == 1
-    monkeypatch.setattr(scan, "decode", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(scan, "read_file", lambda *_: pytest.fail("read again"))
     assert sum(map(len, bad(dataset).values())) == 1
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    with (tmp_path / "a" / "0.png").open("wb") as file:
+        file.truncate(2**40)
+    start = time.perf_counter()
+    found = scan.scan(open_dataset(str(tmp_path), CONFIG), CONFIG).values()
+    (reason,) = (finding.reason for finding in found if finding.reason)
+    assert reason.startswith("1,099,511,627,776 bytes, more than the ")
+    assert time.perf_counter() - start < 5
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
