@@ -134,7 +134,7 @@ class OptimConfig:
         "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
     )
     clip_norm: float | None = option("largest gradient norm", None, low=1e-9)
-    class_weights: str = option("balanced: rare classes count more in the loss", "none", choices=("none", "balanced"))
+    class_weights: str = option("in the loss; balanced: rare ones weigh more", "none", choices=("none", "balanced"))
     label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0, below=1)
     body_lr: float = option("learning rate of all but the head, as a share of lr", 1.0, low=0)
     freeze: str = option("parts that do not train", "none", choices=("none", "body"))
