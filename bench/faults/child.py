@@ -125,10 +125,9 @@ def _watch(orders: Orders) -> None:
     step_of_the_run, measure_of_the_run, loader_of_the_run = trainer.train_step, run.measure, run.TrainLoader
     evaluations = 0
 
-    def train_step(net: Any, optimizer: Any, batch: Any, *rest: Any) -> float:
-        number = rest[3]
+    def train_step(net: Any, optimizer: Any, batch: Any, running: Any, config: Any, number: int, *rest: Any) -> float:
         _hurt(orders, f"step {number}")
-        loss: float = step_of_the_run(net, optimizer, batch, *rest)
+        loss: float = step_of_the_run(net, optimizer, batch, running, config, number, *rest)
         line = json.dumps({"step": number, "ids": batch.ids.tolist(), "loss": loss}) + "\n"
         with orders.seen.open("a") as file:
             file.write(line)

@@ -42,9 +42,8 @@ stored, evaluated = loader._stored, EvalLoader.__iter__
 synced = itertools.count(1)
 
 
-def train_step(net: Any, optimizer: Any, batch: Batch, *rest: Any) -> float:
+def train_step(net: Any, optimizer: Any, batch: Batch, running: Any, config: Any, step: int, *rest: Any) -> float:
     """A step that writes down its examples and its loss, or fails."""
-    step = rest[3]
     if due(step):
         if KIND in SIGNALS:
             os.kill(os.getpid(), SIGNALS[KIND])
@@ -54,7 +53,7 @@ def train_step(net: Any, optimizer: Any, batch: Batch, *rest: Any) -> float:
             batch.images[0, 0, 0, 0] = float("nan")
         if KIND == "bug":
             raise KeyError("a bug")
-    loss = step_of_the_run(net, optimizer, batch, *rest)
+    loss = step_of_the_run(net, optimizer, batch, running, config, step, *rest)
     with (OBSERVED / f"rank-{RANK}.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "ids": batch.ids.tolist(), "loss": loss}) + "\n")
     return loss
