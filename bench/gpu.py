@@ -134,15 +134,18 @@ def main() -> None:
     settings += [f"data.root={asked.cifar10}"] if asked.cifar10 else []
     options = [word for setting in settings for word in ("--set", setting)]
     path = RESULTS / f"gpu{'-rehearsal' * asked.rehearse}.json"
-    start, parallel = time.perf_counter(), 1 if asked.rehearse else asked.parallel
+    start, parallel, about = time.perf_counter(), 1 if asked.rehearse else asked.parallel, surroundings()
     sharing = nullcontext(False) if asked.rehearse else side_by_side()
     with sharing as shared, ThreadPoolExecutor(parallel) as pool:
         chosen = [net for net in DEEPEST_FIRST if net in asked.nets]
         runs = [pool.submit(trained, asked.out / net, net, *options) for net in chosen]
         for run in as_completed(runs):  # each is kept at once
+            if error := run.exception():  # those of the others count all the same
+                print(error, flush=True)
+                continue
             print(told(row := run.result()), flush=True)
             keep(path, row, f"plusx train cifar10 --recipe cifar10-paper --model NET {words}")
-    about = surroundings() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    about |= {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     about |= {"parallel": parallel, "mps": shared, "nets": chosen}
     about |= {"minutes": round((time.perf_counter() - start) / 60, 1)}
     document = json.loads(path.read_text())

@@ -216,6 +216,25 @@ def test_a_rehearsal_is_short_and_on_the_cpu_and_every_call_is_kept(
     assert all({"engine.device=cpu", "schedule.steps=200"} <= set(words) for words in asked)
 
 
+def test_a_net_that_fails_costs_no_other_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*words: str) -> dict[str, Any]:
+        if "plain20" in words:
+            raise RuntimeError("plain20 failed")
+        return pretend(*words)
+
+    monkeypatch.setattr(gpu, "plusx", failing)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "surroundings", dict)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "runs"), "resnet20", "plain20", "--rehearse"])
+    gpu.main()
+    found = json.loads((tmp_path / "gpu-rehearsal.json").read_text())
+    assert [row["net"] for row in found["nets"]] == ["resnet20"]
+    assert len(found["calls"]) == 1
+    assert "plain20 failed\n" in capsys.readouterr().out
+
+
 def test_a_line_of_a_studys_table_has_the_papers_value_before_the_difference() -> None:
     row = {"arm": "a", "measure": "m", "n": 3, "mean": 9.5, "std": 0.25, "paper": 8.75, "difference": 0.75}
     assert table_row(row) == "| a | m | 3 | 9.5 | 0.25 | 8.75 | +0.75 |"

@@ -29,8 +29,9 @@ class Guard:
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
         self.exact = True
         self._updating = False  # the optimizer has begun to move weights
-        self._buffers = list(module.buffers())
-        self._spare = [buffer.clone() for buffer in self._buffers]
+        every = list(module.buffers())  # by type: those of one are one kernel on a GPU
+        self._buffers = [[buffer for buffer in every if buffer.dtype == kind] for kind in {b.dtype for b in every}]
+        self._spare = [[buffer.clone() for buffer in alike] for alike in self._buffers]
         optimizer.register_step_pre_hook(lambda *_: setattr(self, "_updating", True))
 
     @contextmanager
@@ -44,8 +45,8 @@ class Guard:
             PlusxError: in its place, with what to do.
         """
         self.exact = self._updating = False
-        if self._buffers:  # batch norm moves its statistics on the way forward
-            torch._foreach_copy_(self._spare, self._buffers)
+        for spare, buffers in zip(self._spare, self._buffers, strict=True):  # batch norm moves them on the way forward
+            torch._foreach_copy_(spare, buffers)
         try:
             yield
         except (MemoryError, RuntimeError, RankError) as error:
@@ -59,8 +60,8 @@ class Guard:
 
     def take_back(self) -> None:
         """Put the buffers of before the step back."""
-        for buffer, spare in zip(self._buffers, self._spare, strict=True):
-            buffer.copy_(spare)
+        for spare, buffers in zip(self._spare, self._buffers, strict=True):
+            torch._foreach_copy_(buffers, spare)
 
 
 def explain(error: BaseException, step: int, engine: EngineConfig) -> TrainingError | None:

@@ -41,7 +41,7 @@ def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: 
     """
     device = next(module.parameters()).device
     keep_float32(device)
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp32", "this GPU has no bfloat16"
     if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in EMULATED:
         return "fp32", "this CPU has no bfloat16"  # trying it takes ResNet-50 half a minute
@@ -55,7 +55,9 @@ def resolve(module: nn.Module, shape: tuple[int, int, int, int], channels_last: 
         if wrong := [d for d in differences if not d <= OFF]:  # NaN too
             return "fp32", f"a layer in bfloat16 is {wrong[0]:.1%} off"
         times = {p: [_seconds(trial, images[:2], p)] for p in ("fp32", "bf16")}
-        count = min(len(images), int(2 * PASS_SECONDS / times["fp32"][0]))
+        # A GPU takes no longer for a quarter of a batch than for two images.
+        fitting = len(images) // 4 if device.type == "cuda" else int(2 * PASS_SECONDS / times["fp32"][0])
+        count = min(len(images), fitting)
         if count > 2:
             for p in times:
                 _seconds(trial, images[:count], p)  # kernels of another shape are built at their first use

@@ -60,7 +60,8 @@ class Saved:
             TrainingError: it cannot be written; those before are still there.
         """
         optimizer = {f"optim/{name}": value for name, value in state_tensors(self.optimizer, self.module).items()}
-        tensors = self._weights() | optimizer | {"running/totals": running.totals}
+        state = self._weights() | optimizer | {"running/totals": running.totals}
+        tensors = {name: value.cpu() for name, value in state.items()}
         topic = f"saved/{at.step}/{at.evaluated}"
         if self.world.leads:
             checkpoint.save(self.folder, at.step, self._document(at), tensors)

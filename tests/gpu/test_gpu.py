@@ -1,6 +1,7 @@
 """What only a GPU can show. `make test-gpu` runs this; all other tests do not see the GPU."""
 
 import copy
+import gc
 import itertools
 import json
 import os
@@ -157,6 +158,7 @@ def test_studies_look_into_networks(tmp_path: Path, study: str, monkeypatch: pyt
 @pytest.fixture
 def little_memory() -> Iterator[None]:
     """A gibibyte of the GPU's memory."""
+    gc.collect()  # runs of other tests
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(0).total_memory)
     yield
