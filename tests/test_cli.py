@@ -497,6 +497,16 @@ def test_only_training_runs_in_several_processes(rank: int, tells: bool, monkeyp
     assert plusx("models", "--json").code == 0
 
 
+@pytest.mark.parametrize(("rank", "told"), [("0", "plusx: stopped by Ctrl-C.\n"), ("1", "")])
+def test_one_process_of_several_tells_of_a_stop(rank: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plusx.run.train", stop)
+    monkeypatch.setenv("RANK", rank)
+    assert plusx("train", "digits") == Ran(130, "", told)
+
+
 def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in plusx("train", "nowhere", "--debug").err
 
