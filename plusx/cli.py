@@ -55,8 +55,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(**options)
             print(end="", flush=True)  # a full disk is told now, not lost at the end of the process
         except (KeyboardInterrupt, SystemExit) as stop:  # where there was nothing to save, or no time for it
-            _deafen()
             code = getattr(stop, "code", 128 + signal.SIGINT)
+            if code == 1:  # rich's, where nobody reads on: the end is silent
+                raise
+            _deafen()
             error = PlusxError(f"stopped by {'Ctrl-C' if code == 130 else signal.Signals(code - 128).name}.")
             error.told_elsewhere = os.environ.get("RANK", "0") != "0"
             _tell(error, **options)

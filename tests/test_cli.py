@@ -301,6 +301,13 @@ def test_json_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert found["model"] == "resnet8"
 
 
+def test_a_reader_that_stops_reading_ends_it_in_silence() -> None:
+    process = start("recipes")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert finish(process) == Ran(1, "", "")
+
+
 def test_text_of_train_names_what_comes_next(data: Path, tmp_path: Path) -> None:
     ran = plusx("train", data, "--out", tmp_path / "my run", *STEPS)
     assert f"Next: plusx predict '{tmp_path}/my run' FILES" in ran.out
