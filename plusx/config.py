@@ -287,7 +287,7 @@ def parse_overrides(texts: Iterable[str], flags: Mapping[str, Any] | None = None
     typed = known | {"seed": (int, Config.__dataclass_fields__["seed"].metadata)}
     problems = [p for key, value in changes.items() for p in _value_problems(key, value, *typed[key])]
     for text in several(texts):
-        key, equals, raw = text.partition("=")
+        key, equals, raw = str(text).partition("=")
         if not equals:
             problems.append(f"{text!r}: got no value, expected section.field=value")
         elif key not in known:
@@ -427,22 +427,18 @@ def _cross_problems(config: Config) -> list[str]:
     if config.data.normalize == "pixel" and (config.data.size or 0) > MEAN_IMAGE_SIDE:
         limit = f"at most {MEAN_IMAGE_SIDE} with data.normalize=pixel, whose mean image is in the model file"
         problems.append(f"data.size: got {config.data.size}, expected {limit}")
-    if config.augment.size is not None:
-        needed = {
-            "data.mode=photo": config.data.mode != "small",
-            "augment.crop=resized or scale": config.augment.crop in ("resized", "scale"),
-            "data.normalize other than pixel": config.data.normalize != "pixel",
-        }
-        problems += [f"augment.size: needs {name}" for name, met in needed.items() if not met]
-    if config.engine.cuda_graphs:
-        needed = {
-            "engine.device=cuda": (config.engine.device or "cuda").startswith("cuda"),
-            "engine.accumulate=1": config.engine.accumulate == 1,
-            "engine.compile=false": not config.engine.compile,
-        }
-        problems += [f"engine.cuda_graphs: needs {name}" for name, met in needed.items() if not met]
-    if config.optim.nesterov and config.optim.name == "sgd" and not config.optim.momentum:
-        problems.append("optim.nesterov: needs optim.momentum over 0")
+    crops, graphs = config.augment.size is not None, config.engine.cuda_graphs
+    nesterov = config.optim.nesterov and config.optim.name == "sgd"
+    needs = (
+        (crops, "augment.size", "data.mode=photo", config.data.mode != "small"),
+        (crops, "augment.size", "augment.crop=resized or scale", config.augment.crop in ("resized", "scale")),
+        (crops, "augment.size", "data.normalize other than pixel", config.data.normalize != "pixel"),
+        (graphs, "engine.cuda_graphs", "engine.device=cuda", (config.engine.device or "cuda").startswith("cuda")),
+        (graphs, "engine.cuda_graphs", "engine.accumulate=1", config.engine.accumulate == 1),
+        (graphs, "engine.cuda_graphs", "engine.compile=false", not config.engine.compile),
+        (nesterov, "optim.nesterov", "optim.momentum over 0", config.optim.momentum > 0),
+    )
+    problems += [f"{field}: needs {what}" for asked, field, what, met in needs if asked and not met]
     if config.optim.freeze == "body" and config.engine.precise_bn:
         kept = "expected 0 with optim.freeze=body, whose statistics stay as given"
         problems.append(f"engine.precise_bn: got {config.engine.precise_bn}, {kept}")

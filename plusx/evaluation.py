@@ -115,7 +115,8 @@ def evaluate(
 
     Arguments:
         model: a run or its folder, a model file, or what `load` returned.
-        data: a folder, table, `.npz` or name, or an open data set; a path object is never a name.
+        data: a folder, table, `.npz` or name, or an open data set, which is taken as it is: nothing in it is known as
+            the run's own. A path object is never a name.
         split: train, val, test; all, of data without splits. None is test, else val; of data without either the run's
             own validation examples where it is the run's own data, else all.
         protocol: how an image is viewed (section 3.4): "1-crop", "6-view", "10-crop", "multi-scale", or

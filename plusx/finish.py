@@ -1,6 +1,5 @@
 """After the last step: calibration, the model file measured as anyone would, the report, the record."""
 
-import dataclasses
 import platform
 import shlex
 from pathlib import Path
@@ -92,7 +91,7 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
     calibrated = classifier.meta.get("temperature") is not None
     build(report_data(run, plan, dataset, evaluation, result, calibrated), folder / "report.html")
     values = run.to_dict()
-    write_json(folder / modelfile.RECORD, {"request": plan.request.to_dict(), **values})
+    write_json(folder / modelfile.RECORD, {"request": vars(plan.request), **values})
     log.line(f"finished: {folder}")
     log.close()
 
@@ -128,7 +127,7 @@ def report_data(
         },
         notices=(*dataset.notes, *plan.notes, *evaluation.notes),
         choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
-        config={name: dataclasses.asdict(section) for name, section in configs.sections(config).items()},
+        config=configs.to_dict(config),
         environment={"system": platform.platform()} | plan.versions,
         commands=[
             (

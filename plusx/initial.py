@@ -1,5 +1,6 @@
 """The network that a run starts with: random, whitening, or given weights."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -25,23 +26,10 @@ def start_network(config: Config, dataset: Dataset, preprocess: Preprocess) -> N
 def make_network(config: Config, n_classes: int) -> Network:
     """The network with random weights, a function of the config alone."""
     torch.manual_seed(config.seed)
-    m = config.model
-    assert m.name is not None, "choose fills this"
-    return create_model(
-        m.name,
-        n_classes,
-        in_channels=config.data.channels or 3,
-        size=config.data.size,
-        width=m.width,
-        shortcut=m.shortcut,
-        stride_in=m.stride_in,
-        stem=m.stem,
-        norm_order=m.norm_order,
-        norm=m.norm,
-        init=m.init,
-        zero_init_last=bool(m.zero_init_last),
-        whiten_input=m.whiten_input,
-    )
+    assert config.model.name is not None, "choose fills this"
+    options = dataclasses.asdict(config.model) | {"zero_init_last": bool(config.model.zero_init_last)}
+    del options["whiten_stem"]  # what `start_network` does to it
+    return create_model(num_classes=n_classes, in_channels=config.data.channels or 3, size=config.data.size, **options)
 
 
 def fill(network: Network, source: str, classes: Sequence[str], log: Log) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from plusx import config as configs
@@ -52,6 +53,8 @@ class Request:
     def __post_init__(self) -> None:
         for name, kind in (("epochs", int), ("size", int), ("seed", int), ("model", str), ("recipe", str)):
             value = getattr(self, name)
+            if isinstance(value, np.integer):  # as `numpy.arange` has them
+                object.__setattr__(self, name, value := value.item())
             if value is not None and type(value) is not kind:
                 raise ConfigError(f"{name}: got {value!r}, expected {configs.KINDS[kind]}.", "Check its type.")
 
@@ -75,10 +78,6 @@ class Request:
             changes["schedule.steps"] = None
         return changes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "overrides": list(self.overrides)}
-
     def differences(self, old: "Request") -> dict[str, str]:
         """By field, what makes this another run than that of an old request; what is `FREE` does not."""
         before, now = old._fixed(), self._fixed()
@@ -95,11 +94,6 @@ class Request:
         given = {_field(text) for text in self.overrides}
         kept = [text for text in old.overrides if _field(text) in FREE and _field(text) not in given]
         return dataclasses.replace(self, overrides=(*kept, *self.overrides))
-
-    def screening(self) -> str:
-        """What to do with files that cannot be decoded: "error" or "skip"."""
-        value: str = self.changes().get("engine.on_bad_image", "error")
-        return value
 
     def data_config(self) -> DataConfig:
         """The data section as far as the user set it: what opening the data needs."""
@@ -193,18 +187,7 @@ def settings(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write `config.json`: to a temporary file first, so that it is there whole or not at all."""
-    plain = {
-        "format": FORMAT,
-        "request": plan.request.to_dict(),
-        "config": configs.to_dict(plan.config),
-        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
-        "facts": dataclasses.asdict(plan.facts),
-        "notes": list(plan.notes),
-        "preprocess": plan.preprocess.to_dict(),
-        "colours": plan.colours and dataclasses.asdict(plan.colours),
-        "versions": plan.versions,
-    }
-    write_json(path, plain)
+    write_json(path, {"format": FORMAT, **dataclasses.asdict(plan), "preprocess": plan.preprocess.to_dict()})
 
 
 def read_plan(path: Path, request: Request, *, moved: bool = False) -> Plan:

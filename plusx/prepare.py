@@ -81,7 +81,8 @@ def prepare(
             modelfile.check_device(plan.config.engine.device or "cpu", "engine.device")
     with log.counting("reading images") as progress:
         findings = scan.scan(dataset, data_config, progress)
-        whole, dataset = dataset, scan.screen(dataset, findings, request.screening())
+        on_bad_image = request.changes().get("engine.on_bad_image", "error")
+        whole, dataset = dataset, scan.screen(dataset, findings, on_bad_image)
         if emptied := [name for name in whole.splits if name not in dataset.splits]:
             raise DataError(
                 f"{request.data}: no file of {listed(emptied)} can be decoded.",

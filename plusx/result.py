@@ -17,6 +17,8 @@ class Run:
         watched: the split evaluated during training.
         selected: "best" or "last": which evaluation's weights are in the model file.
         best, final: `{epoch, top1, …}` of the best evaluation and `{top1, loss, …}` of the last.
+        seconds: of the whole run, its evaluations and all its parts together.
+        images_per_second: trained on, without the time for evaluations and checkpoints.
         already_finished: nothing was done, since the folder held this very run, finished.
     """
 

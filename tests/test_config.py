@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plusx import config as configs
@@ -232,6 +233,17 @@ def test_one_text_may_stand_alone() -> None:
 def test_arguments_of_another_type_are_told() -> None:
     assert message(lambda: Request(data="x", size="16")) == "size: got '16', expected whole number."  # type: ignore[arg-type]
     assert message(lambda: Request(data="x", epochs=True)) == "epochs: got True, expected whole number."
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = Request(data="x", epochs=np.int64(3), size=np.uint8(16), seed=np.int32(0))  # type: ignore[arg-type]
+    assert [type(value) for value in (request.epochs, request.size, request.seed)] == [int, int, int]
+    assert not request.differences(Request(data="x", epochs=3, size=16, seed=0))
+
+
+def test_overrides_that_are_no_texts_are_told() -> None:
+    told = message(lambda: configs.parse_overrides([("optim.lr", 0.1)]))  # type: ignore[list-item]
+    assert "('optim.lr', 0.1): got no value, expected section.field=value" in told
 
 
 def test_a_flag_and_set_that_differ_are_refused() -> None:

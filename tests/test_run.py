@@ -24,16 +24,20 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import plusx as package
+from plusx import config as configs
 from plusx.claim import claimed
 from plusx.config import DataConfig
 from plusx.data import EvalLoader, Preprocess, decode, open_dataset, scan, statistics
+from plusx.data.sources import SOURCES
 from plusx.engine import Log, fit_temperature, predict_logits
+from plusx.errors import DataError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
 from plusx.plan import Request
 from plusx.prepare import plain_preprocess
+from plusx.recipes import RECIPES
 from plusx.result import Run
 from plusx.run import default_folder, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
@@ -630,10 +634,11 @@ def test_a_test_split_selects_no_weights(tmp_path: Path) -> None:
     ids=["last", "best"],
 )
 def test_the_report_says_which_weights_it_is_of(words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path) -> None:
-    assert plusx("train", "digits", "--out", tmp_path / "run", *STEPS, *words).code == 0
+    assert plusx("train", "digits", "--out", tmp_path / "run", "--seed", 417, *STEPS, *words).code == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert [text for text in said if text not in page] == []
     assert re.search(r"<dt>training</dt><dd>[0-9]+ s</dd>", page)
+    assert '<th scope="row">seed</th><td>417</td>' in page
 
 
 @pytest.mark.parametrize("name", ["plain20", "resmlp-2x32", "preresnet20", "resnet18"])
@@ -753,6 +758,23 @@ def test_the_same_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len({run, run, package.load(run)}) == 2
     assert issubclass(package.Stopped, package.PlusxError)
     assert train("digits", out=tmp_path / "run", model="resnet8", overrides=overrides).already_finished
+
+
+def test_arrays_are_told_how_they_become_data() -> None:
+    for call in (package.train, package.check):
+        with pytest.raises(DataError, match=r"data: got a ndarray, expected a path or the name.*numpy\.savez"):
+            call(np.zeros((4, 8, 8)))  # type: ignore[arg-type]
+
+
+def test_a_recipe_and_data_of_ones_own_need_an_entry_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "mine", lambda facts: configs.replace(RECIPES["small"](facts), {"optim.lr": 0.03}))
+    monkeypatch.setitem(SOURCES, "cells", SOURCES["digits"])
+    for done in (False, True):
+        run = train("cells", recipe="mine", model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+        assert run.already_finished is done
+    document = json.loads((run.folder / "config.json").read_text())
+    assert (document["request"]["data"], document["request"]["recipe"]) == ("cells", "mine")
+    assert document["config"]["optim"]["lr"] == 0.03
 
 
 def test_a_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import os
@@ -21,11 +22,6 @@ from urllib.parse import urlsplit
 from plusx.data.dataset import Progress
 from plusx.errors import DataError
 from plusx.text import show
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
@@ -94,8 +90,7 @@ def locked(path: Path, hint: str = "") -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be written: {error.strerror}", hint) from error
     with file:
-        if fcntl:  # elsewhere two downloads at once cost time, nothing else
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -29,7 +29,14 @@ SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
 
 
 def source_of(data: str | os.PathLike[str]) -> str:
-    """The text for what a caller gave: a path object is never a set's name, so that `Path("digits")` is `./digits`."""
+    """The text for what a caller gave: a path object is never a set's name, so that `Path("digits")` is `./digits`.
+
+    Raises:
+        DataError: no text and no path, such as an array.
+    """
+    if not isinstance(data, str | os.PathLike):
+        what = f"data: got a {type(data).__name__}, expected a path or the name of a data set"
+        raise DataError(what, 'Arrays go into a file first: numpy.savez("data.npz", images=…, labels=…).')
     text = os.fspath(data)
     if not isinstance(data, str) and text in SOURCES:
         text = os.path.join(os.curdir, text)

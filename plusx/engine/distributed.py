@@ -275,8 +275,6 @@ class World:
                 time.sleep(pause)
                 pause = min(1.5 * pause, GLANCE)
             return json.loads(self._store.get(topic))
-        except RankError:
-            raise
         except RuntimeError as error:
             raise self.lost() from error
 

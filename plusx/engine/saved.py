@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from plusx.errors import ModelFileError
 CHECKPOINTS = "checkpoints"  # in a run folder
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Saved:
     """The checkpoints of a run; rank 0 alone writes, and every rank holds the same.
 
     Arguments:
-        folder: the run folder; `checkpoints/` is made in it.
+        folder: of the checkpoints; made at the first.
         module: the network.
         average: of its weights, where there is one.
         optimizer: with its state.
@@ -36,22 +38,15 @@ class Saved:
         world: the processes of the run.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        module: nn.Module,
-        average: AveragedWeights | None,
-        optimizer: Optimizer,
-        length: Length,
-        data: str,
-        best: bool,
-        log: Log,
-        world: World,
-    ) -> None:
-        self.folder = folder / CHECKPOINTS
-        self.module, self.average, self.optimizer = module, average, optimizer
-        self.length, self.data, self.best, self.log, self.world = length, data, best, log, world
+    folder: Path
+    module: nn.Module
+    average: AveragedWeights | None
+    optimizer: Optimizer
+    length: Length
+    data: str
+    best: bool
+    log: Log
+    world: World
 
     def write(self, at: Position, running: Metrics, leaving: bool = False) -> None:
         """Writes a checkpoint; other ranks wait for rank 0, however slow its disk, unless they leave.

@@ -22,7 +22,7 @@ from plusx.engine.optim import AveragedWeights, build_optimizer, set_rates, set_
 from plusx.engine.position import Length, Position
 from plusx.engine.precise import reestimate
 from plusx.engine.precision import keep_float32
-from plusx.engine.saved import Saved
+from plusx.engine.saved import CHECKPOINTS, Saved
 from plusx.engine.schedule import SoFar, decay_factor, learning_factor
 from plusx.engine.step import TrainBatch, train_step
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
@@ -131,7 +131,7 @@ class Trainer:
         self.average = AveragedWeights(module, config.engine.ema) if config.engine.ema else None
         self.total = config.schedule.steps or (config.schedule.epochs or 0) * train.steps_per_epoch
         self.saved = Saved(
-            folder,
+            folder=folder / CHECKPOINTS,
             module=module,
             average=self.average,
             optimizer=self.optimizer,

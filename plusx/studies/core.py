@@ -188,6 +188,11 @@ def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
     return Verdict(a.mean < b.mean if p < LEVEL else None, f"{text}, p = {p:.2g}")
 
 
+def is_lower(text: str, measure: str, low: str, high: str, *, early: bool = False) -> Claim:
+    """The claim that the measure of arm `low` is below that of arm `high`."""
+    return Claim(text, lambda results: lower(results, measure, low, high), early)
+
+
 def limit(results: Results, measure: str, arm: str, *, above: float = -math.inf, below: float = math.inf) -> Verdict:
     """Whether the measure of an arm lies between two bounds for every seed; seeds that disagree decide nothing."""
     found = values(results, arm, measure)

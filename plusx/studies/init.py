@@ -1,6 +1,6 @@
 """Xavier's initialisation, which the notes name, against He's, which the paper cites, with and without batch norm."""
 
-from plusx.studies.core import Claim, Figure, Study, lower
+from plusx.studies.core import Figure, Study, is_lower
 from plusx.studies.settings import cifar_arms
 
 NETS = {}
@@ -15,17 +15,9 @@ STUDY = Study(
     source="Section 3.4 cites He et al. [13]; the reader's notes name Xavier",
     arms=cifar_arms(NETS),
     claims=(
-        Claim(
-            "He's trains a plain net without batch norm better.",
-            lambda r: lower(r, "train_error", "no-norm-he", "no-norm-xavier"),
-        ),
-        Claim(
-            "He's trains a plain net with batch norm better.",
-            lambda r: lower(r, "train_error", "plain-he", "plain-xavier"),
-        ),
-        Claim(
-            "He's trains a residual net better.", lambda r: lower(r, "train_error", "residual-he", "residual-xavier")
-        ),
+        is_lower("He's trains a plain net without batch norm better.", "train_error", "no-norm-he", "no-norm-xavier"),
+        is_lower("He's trains a plain net with batch norm better.", "train_error", "plain-he", "plain-xavier"),
+        is_lower("He's trains a residual net better.", "train_error", "residual-he", "residual-xavier"),
     ),
     figures=(
         Figure("Training error by initialiser", "train_error", "", "%"),

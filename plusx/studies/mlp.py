@@ -1,6 +1,6 @@
 """Degradation in fully connected nets: the notes say that F may be feed-forward."""
 
-from plusx.studies.core import Claim, Figure, Study, lower
+from plusx.studies.core import Figure, Study, is_lower
 from plusx.studies.settings import cifar_arms
 
 NETS = {
@@ -15,17 +15,11 @@ STUDY = Study(
     source="Section 3.2: the notation of equation 1 holds for fully connected layers; the reader's notes",
     arms=cifar_arms(NETS),
     claims=(
-        Claim(
-            "A deeper plain net has a higher training error.", lambda r: lower(r, "train_error", "plain-4", "plain-24")
+        is_lower("A deeper plain net has a higher training error.", "train_error", "plain-4", "plain-24"),
+        is_lower(
+            "At 24 blocks, the residual net has the lower training error.", "train_error", "residual-24", "plain-24"
         ),
-        Claim(
-            "At 24 blocks, the residual net has the lower training error.",
-            lambda r: lower(r, "train_error", "residual-24", "plain-24"),
-        ),
-        Claim(
-            "A deeper residual net has a lower training error.",
-            lambda r: lower(r, "train_error", "residual-24", "residual-4"),
-        ),
+        is_lower("A deeper residual net has a lower training error.", "train_error", "residual-24", "residual-4"),
     ),
     figures=(
         Figure("Training error", "train_error", "step", "%"),

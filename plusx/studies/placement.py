@@ -1,6 +1,6 @@
 """Where the stride of a bottleneck stands, and whether batch norm comes before or after the addition."""
 
-from plusx.studies.core import Claim, Figure, Study, lower
+from plusx.studies.core import Figure, Study, is_lower
 from plusx.studies.settings import cifar_arms
 
 STEPS = 395  # of a quick run: five whole epochs
@@ -14,13 +14,14 @@ STUDY = Study(
     source='Sections 3.3 and 3.4; "v1.5" networks; He et al. 2016, arXiv 1603.05027, Table 2: 6.61 and 8.17 % error',
     arms=cifar_arms(STRIDES | NORMS, steps=STEPS),
     claims=(
-        Claim(
+        is_lower(
             "A stride in the 3x3 convolution gives the lower test error.",
-            lambda r: lower(r, "test_error", "stride-in-3x3", "stride-in-1x1"),
+            "test_error",
+            "stride-in-3x3",
+            "stride-in-1x1",
         ),
-        Claim(
-            "Batch norm before the addition gives the lower test error.",
-            lambda r: lower(r, "test_error", "norm-before", "norm-after"),
+        is_lower(
+            "Batch norm before the addition gives the lower test error.", "test_error", "norm-before", "norm-after"
         ),
     ),
     figures=(
