@@ -89,3 +89,7 @@ def test_shares_that_floats_miss_are_whole_steps() -> None:
 
 def test_a_run_of_one_step_has_its_first_rate() -> None:
     assert learning_factor(PAPER, 0, 1) == 1
+
+
+def test_every_schedule_can_be_chosen_and_every_choice_is_one() -> None:
+    assert set(ScheduleConfig.__dataclass_fields__["name"].metadata["choices"]) == set(SCHEDULES)
