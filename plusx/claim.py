@@ -12,6 +12,8 @@ from typing import IO
 from plusx.errors import ConfigError, PlusxError
 from plusx.text import listed
 
+OURS = ("manifest.json", "log.txt")  # what may be there before anything was decided
+
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
@@ -33,7 +35,7 @@ def claimed(folder: Path) -> Iterator[None]:
             finally:
                 if not (folder / "config.json").exists():
                     with suppress(OSError):
-                        for left in (folder / "manifest.json", path):
+                        for left in (*(folder / name for name in OURS), path):
                             left.unlink(missing_ok=True)
                         for made in new:
                             made.rmdir()
@@ -48,6 +50,8 @@ def _locked(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = {p.name for p in folder.iterdir() if p.name[0] != "."} - {"lock", "manifest.json"}
+        if path.exists():  # else a log is somebody's own
+            others -= set(OURS)
         if others and not (folder / "config.json").exists():
             raise ConfigError(f"{folder} holds no run but {listed(sorted(others))}.", "Name a new folder with --out.")
         lock = path.open("a+")

@@ -268,7 +268,7 @@ def predict(
     with _counting("predicting") as progress:
         rows = run_predict(model, paths, top=top, progress=progress, note=_note)
     if out is not None:
-        write(rows, out)
+        write(rows, out, _note)
         _say(f"{plural('row', len(rows))} written to {show(str(out))}", stderr=as_json)
     if as_json:
         _print_json(rows)
@@ -461,6 +461,8 @@ def _print_run(run: Any) -> None:
         )
     else:
         _say(f"Model file: {run.model_file}")
+    if run.already_finished:
+        _say("Its data was not looked at again: to train on what has changed, give another --out.")
 
 
 def _print_evaluation(evaluation: Any) -> None:
@@ -469,6 +471,9 @@ def _print_evaluation(evaluation: Any) -> None:
         f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
         f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {plural('image', e.n)}, {e.protocol}"
     )
+    if e.task == "single":
+        name, share = e.commonest
+        _say(f"always answering {show(name)} would be right in {_percent(share)}")
     if len(e.models) > 1:
         _say(f"mean of {len(e.models)} models: {', '.join(map(show, e.models))}")
     for note in e.notes:

@@ -30,7 +30,7 @@ from plusx.config import DataConfig
 from plusx.data import EvalLoader, Preprocess, decode, open_dataset, scan, statistics
 from plusx.data.sources import SOURCES
 from plusx.engine import Log, fit_temperature, predict_logits
-from plusx.errors import DataError
+from plusx.errors import DataError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
@@ -469,6 +469,39 @@ def test_what_a_run_that_decided_nothing_left_is_no_run(left: str, tmp_path: Pat
     (tmp_path / left).touch()
     with claimed(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
+
+
+def test_a_log_beside_a_lock_is_of_a_run_that_decided_nothing(tmp_path: Path) -> None:
+    """kill -9 while images are read leaves both; a log alone is somebody's own."""
+    for name in ("lock", "log.txt"):
+        (tmp_path / name).touch()
+    with claimed(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "log.txt").write_text("dear")
+    with pytest.raises(PlusxError, match=r"holds no run but log\.txt"), claimed(tmp_path):
+        pass
+    assert (tmp_path / "log.txt").read_text() == "dear"
+
+
+def test_what_a_hint_advises_works_in_the_folder_that_plusx_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "photos", {"a": 5, "b": 5})
+    (tmp_path / "photos" / "a" / "broken.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "photos", "--size", 8, *STEPS)
+    failed = plusx(*words)
+    assert (failed.code, "run folder: runs/photos\n" in failed.err) == (1, True)
+    assert not Path("runs").exists()
+    ran = plusx(*words, "--set", "engine.on_bad_image=skip")
+    assert (ran.code, "run folder: runs/photos\n" in ran.err) == (0, True)
+    again = plusx(*words, "--set", "engine.on_bad_image=skip")
+    assert again.out.endswith(
+        "Its data was not looked at again: to train on what has changed, give another --out.\n"
+        "Open runs/photos/report.html\nNext: plusx predict runs/photos FILES…\n"
+    )
+    assert "looked at" not in ran.out
 
 
 def test_data_that_changed_is_told(tmp_path: Path) -> None:
