@@ -20,6 +20,14 @@ REFRESH = 0.25  # seconds between two updates of the bar
 HEARTBEAT = 60.0  # seconds between two lines in mid-epoch where there is no bar
 
 
+class _Told(Console):
+    """A console whose reader may leave: rich would end the process then."""
+
+    def on_broken_pipe(self) -> None:
+        """For `Log` to take."""
+        raise BrokenPipeError
+
+
 class Log:
     """Where a run writes what people read.
 
@@ -34,7 +42,7 @@ class Log:
         self, folder: Path | None, tensorboard: bool = False, console: Console | None = None, quiet: bool = False
     ) -> None:
         self._folder = folder
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self._console = console or _Told(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._tensorboard = tensorboard and folder is not None
         self._events: Any = None
         self._bar: Progress | None = None

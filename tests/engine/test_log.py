@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import locale
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,18 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(BrokenPipeError), open(write, "w") as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        log = Log(tmp_path)
+        for i in range(3):
+            log.line(f"line {i}")
+    assert (tmp_path / "log.txt").read_text().count("line") == 3
+    assert os.fstat(1) != os.stat(os.devnull)
 
 
 # Where a log goes, the environment, and whether a bar is drawn there.
