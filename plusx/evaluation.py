@@ -87,6 +87,12 @@ class Evaluation:
     mistakes: tuple[Mistake, ...] = field(repr=False)
     notes: tuple[str, ...]
 
+    @property
+    def commonest(self) -> tuple[str, float]:
+        """The class of most examples and their share: what always answering it would be right in."""
+        name = max(self.per_class, key=lambda name: self.per_class[name]["n"])
+        return name, self.per_class[name]["n"] / self.n
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `plusx evaluate --json` prints them."""
         hidden = ("confusion", "mistakes")
@@ -236,6 +242,10 @@ def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool)
     what = (
         f"{plural('class', len(unknown))} that the model does not know: {listed(dataset.classes[k] for k in unknown)}"
     )
+    if dataset.task == "single" and np.isin(split.targets, unknown).all():
+        raise DataError(
+            f"the data has nothing but {what}", f"Give data with classes of the model: {listed(classifier.classes)}."
+        )
     if not ignore:
         raise DataError(
             f"the data has {what}; the model has {len(classifier.classes):,}: {listed(classifier.classes)}",
@@ -244,8 +254,6 @@ def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool)
     if dataset.task == "multi":
         return split, [f"ignored are the labels of {what}"]
     kept = split.take(~np.isin(split.targets, unknown))
-    if not len(kept):
-        raise DataError(f"the data has nothing but {what}", "Give data with classes of the model.")
     return kept, [f"left out are {plural('image', len(split) - len(kept))} of {what}"]
 
 

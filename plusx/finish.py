@@ -101,7 +101,7 @@ def report_data(
 ) -> ReportData:
     """What the report shows, gathered from the parts."""
     sizes = {name: plural("image", len(split)) for name, split in dataset.splits.items()}
-    config = plan.config
+    config, counts = plan.config, dataset.splits["train"].counts(len(dataset.classes))
     steps = config.schedule.steps
     passed = f"{plural('step', steps)} of {config.engine.batch}" if steps else plural("epoch", run.epochs)
     length = f"{passed} on {plural('image', run.n_train)}"
@@ -122,6 +122,7 @@ def report_data(
             "source": dataset.root,
             **sizes,
             "classes": f"{len(dataset.classes):,}",
+            "training images a class": f"{min(counts):,} to {max(counts):,}",
             "median image": f"{plan.facts.width} x {plan.facts.height} px",
             "network input": f"{plan.preprocess.channels} x {plan.preprocess.size} x {plan.preprocess.size}",
         },

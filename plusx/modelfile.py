@@ -242,6 +242,8 @@ def load(
         ModelFileError: no file there, damaged, foreign, made by a later version, or unusable; the message says which.
         ConfigError: no such device here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ModelFileError(f"got a {type(path).__name__}, expected a run or a path.", "Give a run or a model file.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     found = model_path(Path(path))

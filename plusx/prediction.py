@@ -13,6 +13,7 @@ from plusx.engine.isolation import standard
 from plusx.engine.tensorfile import replacing
 from plusx.errors import PlusxError
 from plusx.modelfile import Answer, Classifier, check_top, load, unfinished
+from plusx.text import plural
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts so (OWASP ASVS 1.2.10)
 
@@ -77,11 +78,11 @@ def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
     return writers[suffix]
 
 
-def write(answers: Sequence[Answer], path: str | Path) -> None:
+def write(answers: Sequence[Answer], path: str | Path, note: Callable[[str], object] = warnings.warn) -> None:
     """Writes answers as .csv, .jsonl or .parquet, whole or not at all.
 
     A CSV has the columns path, error, label_1, probability_1, label_2, …; text that a spreadsheet would run gets a
-    leading `'`. The other two hold the answers as they are.
+    leading `'`, and `note` is told how often. The other two hold the answers as they are.
 
     Raises:
         PlusxError: another suffix, or a file that cannot be written.
@@ -92,6 +93,10 @@ def write(answers: Sequence[Answer], path: str | Path) -> None:
             write_rows(answers, temporary)
     except OSError as error:
         raise PlusxError(f"{path}: cannot be written: {error.strerror or error}.", "Choose another --out.") from error
+    changed = sum(cell != _harmless(cell) for answer in answers for cell in _cells(answer))
+    if changed and write_rows is _write_csv:
+        what = f"{path}: an apostrophe keeps a spreadsheet from running {plural('text', changed)}"
+        note(f"{what}; .jsonl and .parquet have them as they are")
 
 
 def _write_csv(answers: Sequence[Answer], path: Path) -> None:
@@ -101,9 +106,13 @@ def _write_csv(answers: Sequence[Answer], path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["path", "error", *(f"{name}_{rank}" for rank in ranks for name in ("label", "probability"))])
         for answer in answers:
-            cells = [value for label in answer.get("labels", ()) for value in (label["label"], label["probability"])]
-            row = [answer["path"], answer.get("error", ""), *cells]
-            table.writerow([_harmless(cell) for cell in row] + [""] * (2 * width - len(cells)))
+            cells = [_harmless(cell) for cell in _cells(answer)]
+            table.writerow(cells + [""] * (2 + 2 * width - len(cells)))
+
+
+def _cells(answer: Answer) -> list[Any]:
+    labels = [value for label in answer.get("labels", ()) for value in (label["label"], label["probability"])]
+    return [answer["path"], answer.get("error", ""), *labels]
 
 
 def _harmless(cell: Any) -> Any:

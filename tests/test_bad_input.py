@@ -269,7 +269,10 @@ EVALUATION: dict[str, tuple[Sequence[str], str]] = {
         "data.val_fraction: got 3.0, expected at least 0 and below",
     ),
     "no choice": (("digits", "--set", "engine.on_bad_image=foo"), "got 'foo', expected one of error, skip"),
-    "other classes": (("{data}",), "the data has 2 classes that the model does not know: cat, dog; the model has 10"),
+    "other classes": (
+        ("{data}",),
+        "the data has nothing but 2 classes that the model does not know: cat, dog. Give data",
+    ),
     "no such data": (("nowhere",), "nowhere: no such folder, file or data set."),
 }
 

@@ -19,6 +19,7 @@ from plusx.errors import ConfigError, DataError, ImageError, ModelFileError, Plu
 from plusx.evaluation import Evaluation, evaluate
 from plusx.models import create_model
 from plusx.prediction import predict
+from tests.commands import plusx
 
 CLASSES = ["cat", "dog", "emu", "fox", "gnu", "hen"]
 RULES = Preprocess(size=8, resize=9, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -136,6 +137,24 @@ def test_classes_that_only_the_split_lacks_are_told_once_and_as_the_splits(tmp_p
     assert evaluate(run, data, split="all").notes[-1] == "the data has no image of 1 class: emu"
 
 
+def test_the_commonest_class_is_what_answering_without_looking_is_right_in(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run")
+    (data / CLASSES[1] / "0.png").unlink()
+    shutil.rmtree(data / CLASSES[2])
+    found = evaluate(run, data, split="all")
+    name, share = found.commonest
+    counts = {name: row["n"] for name, row in found.per_class.items()}
+    assert (counts[name], share) == (max(counts.values()), max(counts.values()) / found.n)
+    assert name not in CLASSES[1:3]
+    assert f"always answering {name} would be right in {100 * share:.2f} %\n" in plusx("evaluate", run, data).out
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    for given in (None, [tmp_path], 3):
+        with pytest.raises(ModelFileError, match=f"got a {type(given).__name__}, expected a run or a path"):
+            evaluate(given, "digits")  # type: ignore[arg-type]
+
+
 def test_a_class_that_the_model_does_not_know_is_an_error(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test", [*CLASSES, "yak"]), model(tmp_path / "run")
     with pytest.raises(DataError, match="1 class that the model does not know: yak; the model has 6: cat"):
@@ -160,7 +179,7 @@ def test_the_runs_own_split_is_made_again(tmp_path: Path) -> None:
     run = model(tmp_path / "run", manifest_hash=manifest.build(recorded, scan(recorded, config))["hash"])
     result = evaluate(run, data)
     assert (result.split, result.n) == ("val", 18)
-    assert result.notes == ("val: 18 images of 72 held out of train, 25% of each class, seed 5",)
+    assert result.notes == ("val: 18 images of 72 held out of train, 25% of each class, rounded, at least one, seed 5",)
     held = recorded.splits["val"]
     assert held.paths is not None
     assert result.top1 == counted(predict(run, list(held.paths)))

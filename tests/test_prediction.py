@@ -183,7 +183,10 @@ ANSWERS = [
 
 
 def test_csv_harms_no_spreadsheet_and_reads_back(tmp_path: Path) -> None:
-    write(ANSWERS, tmp_path / "a.csv")
+    told: list[str] = []
+    write(ANSWERS, tmp_path / "a.csv", told.append)
+    kept = "an apostrophe keeps a spreadsheet from running 4 texts; .jsonl and .parquet have them as they are"
+    assert told == [f"{tmp_path}/a.csv: {kept}"]
     raw = (tmp_path / "a.csv").read_bytes()
     assert raw.count(b"\r\n") == 4
     with (tmp_path / "a.csv").open(newline="") as file:
@@ -197,7 +200,9 @@ def test_csv_harms_no_spreadsheet_and_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", "=+-@\t\r")
 def test_no_cell_starts_as_a_formula(start: str, tmp_path: Path) -> None:
-    write([{"path": f"{start}x", "error": "e"}], tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match="from running 1 text;"):
+        write([{"path": f"{start}x", "error": "e"}], tmp_path / "a.csv")
+    write([{"path": f"{start}x", "error": "e"}], tmp_path / "a.jsonl")  # where nothing is changed, nothing is told
     assert f"'{start}x".encode() in (tmp_path / "a.csv").read_bytes()
 
 

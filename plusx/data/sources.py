@@ -93,12 +93,15 @@ def _reader(source: str) -> Callable[[str, DataConfig], Dataset]:
         raise DataError(f"{show(source)}: no such folder, file or data set", _advice(source))
     if suffix not in SOURCES:
         kinds = ", ".join(key for key in SOURCES if key.startswith("."))
-        raise DataError(f"{show(source)}: got a file, expected a folder or a file that ends in {kinds}")
+        message = f"{show(source)}: got a file, expected a folder or a file that ends in {kinds}"
+        raise DataError(message, "Unpack an archive, and give the folder.")
     return SOURCES[suffix]
 
 
 def _advice(source: str) -> str:
     """Close names: of data sets, and of what lies where `source` was expected."""
+    if source.startswith("~") and os.path.exists(whole := os.path.expanduser(source)):
+        return f"The shell expands no ~ in quotes; give {show(whole)}."
     parent, base = os.path.split(source.rstrip("/"))
     try:
         beside = {os.path.join(parent, name): name for name in os.listdir(parent or ".")}

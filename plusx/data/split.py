@@ -50,7 +50,8 @@ def hold_out(dataset: Dataset, config: DataConfig, before: Mapping[str, bool] | 
             )
         splits["val"], train = train.take(held, "val"), train.take(~held)
         share = f"{plural('image', int(held.sum()))} of {len(held):,} held out"
-        notes.append(f"val: {share} of train, {fraction:.0%} of each class, seed {config.split_seed}")
+        part = f"{fraction:.0%} of each class, rounded, at least one"
+        notes.append(f"val: {share} of train, {part}, seed {config.split_seed}")
     ordered = {"train": dataclasses.replace(train, name="train")}
     ordered |= {name: splits[name] for name in ("val", "test") if name in splits}
     return dataset.changed(splits=ordered, notes=(*notes, *class_notes(dataset.classes, ordered)))

@@ -170,7 +170,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     if size == 0:
         raise ModelFileError(f"{path}: the file is empty.", COPY)
     if start[8:] != b"{":
-        hint = "Others can run code and are not opened; `plusx train --weights` imports .pth files."
+        hint = "Others can run code and are not opened; `plusx train --weights` imports .pth files that are whole."
         raise ModelFileError(f"{path}: not a safetensors file.", hint)
     if length > size - 8:
         raise ModelFileError(f"{path}: cut off or damaged, {size} bytes with a header of {length}.", COPY)

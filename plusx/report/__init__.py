@@ -197,6 +197,8 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
     if data.calibrated:
         loss, error = "loss, calibrated", f"{error}, fitted on these images" if e.split == "val" else error
     tiles = {loss: f"{e.loss:.4f}", error: percent(e.ece)}
+    if e.task == "single":
+        tiles = {"always the commonest class": percent(e.commonest[1]), **tiles}
     if e.task == "single" and len(e.per_class) > 5:
         tiles = {"top-5": percent(e.top5), "top-5 error": percent(1 - e.top5), **tiles}
     return list((tiles | dict(data.tiles)).items())
@@ -232,7 +234,7 @@ def _confusion(e: Evaluation) -> tuple[dict[str, Any] | None, str, list[dict[str
     shares = np.sqrt(e.confusion / totals)
     wrong = e.confusion.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:MAX_CONFUSED]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]
     pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place] > 0]
     confused = [
         {"true": names[i], "predicted": names[j], "count": int(wrong[i, j]), "share": wrong[i, j] / totals[i, 0]}

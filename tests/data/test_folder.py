@@ -210,13 +210,16 @@ def test_unfit_for_training(tmp_path: Path, make: object, message: str) -> None:
         open_dataset(str(root), CONFIG)
 
 
-def test_no_such_folder_names_close_ones(tmp_path: Path) -> None:
+def test_no_such_folder_names_close_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path / "photos", {"a": 1})
     with pytest.raises(DataError, match=r"no such folder.*Did you mean .*photos"):
         open_dataset(str(tmp_path / "photo"), CONFIG)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match=rf"expands no ~ in quotes; give {re.escape(str(tmp_path))}/photos\."):
+        open_dataset("~/photos", CONFIG)
     with pytest.raises(DataError, match=r"Did you mean fashion-mnist"):
         open_dataset("fashon-mnist", CONFIG)
-    with pytest.raises(DataError, match=r"expected a folder or a file that ends in .csv"):
+    with pytest.raises(DataError, match=r"expected a folder or a file that ends in .csv.*Unpack an archive"):
         open_dataset(str(picture(tmp_path / "x.png")), CONFIG)
 
 

@@ -108,7 +108,7 @@ def test_the_rarest_label_chooses_first() -> None:
 
 def test_what_is_held_out_is_said() -> None:
     found = hold_out(dataset_of(all=[10, 5]), DataConfig(split_seed=7))
-    assert found.notes == ("val: 3 images of 15 held out of train, 20% of each class, seed 7",)
+    assert found.notes == ("val: 3 images of 15 held out of train, 20% of each class, rounded, at least one, seed 7",)
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,7 @@ def test_every_figure_stands_in_its_place() -> None:
     assert re.findall(r'<td class="([de]\d)">', html) == ["d6", "e3", "e4", "e4", "d6", "e4", "d6"]
     assert re.findall(r'class="fill" width="([\d.]+)"', html) == ["25.0", "50.0", "100.0"]
     assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html) == [
+        ("always the commonest class", "41.94&nbsp;%"),
         ("loss, calibrated", "0.4567"),
         ("calibration error, fitted on these images", "3.21&nbsp;%"),
         ("speed", "7 images/s"),
@@ -318,14 +319,21 @@ def test_every_figure_stands_in_its_place() -> None:
     assert re.findall('<section id="(.*?)">', html) == re.findall('<a href="#(.*?)">', html) == sections
 
 
+def test_pairs_that_are_confused_as_often_stand_in_the_order_of_classes() -> None:
+    html = render(report(["a"], evaluation=insects(confusion=np.array([[5, 1, 1], [1, 7, 1], [2, 1, 9]]))))
+    found = re.findall(r"<td><bdi>(\w+)</bdi></td><td><bdi>(\w+)</bdi></td>", html)
+    assert found[:4] == [("cow", "ant"), ("ant", "bee"), ("ant", "cow"), ("bee", "ant")]
+
+
 def test_tiles_of_other_runs() -> None:
     """What nothing was fitted to says so by silence; five answers say something of more than five classes."""
     six = {**FIGURES, **dict.fromkeys("xyz", FIGURES["ant"])}
     html = render(report(["a"], calibrated=True, evaluation=insects(split="test", per_class=six, confusion=None)))
-    tiles = [("top-5", "97.89&nbsp;%"), ("top-5 error", "2.11&nbsp;%"), ("loss, calibrated", "0.4567")]
-    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)[:4] == [*tiles, ("calibration error", "3.21&nbsp;%")]
+    tiles = [("top-5", "97.89&nbsp;%"), ("top-5 error", "2.11&nbsp;%"), ("always the commonest class", "41.94&nbsp;%")]
+    tiles += [("loss, calibrated", "0.4567"), ("calibration error", "3.21&nbsp;%")]
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)[:5] == tiles
     plain = re.findall("<dt>(.*?)</dt>", render(report(["a"], evaluation=insects())))
-    assert plain == ["loss", "calibration error", "time"]
+    assert plain == ["always the commonest class", "loss", "calibration error", "time"]
 
 
 def test_lines_run_where_the_values_say() -> None:
