@@ -29,6 +29,22 @@ def test_results_come_in_order_and_no_more_is_begun_than_was_asked_for() -> None
     assert list(results) == [n * n for n in range(1, 100)]
 
 
+def test_what_was_not_begun_is_given_up_with_the_results() -> None:
+    """Ctrl-C among many files waits for those alone that are being read."""
+    begun, never = [], threading.Event()
+    results = ahead(lambda n: begun.append(n) or never.wait(0.02), range(100), 1, 60)
+    next(results)
+    results.close()
+    assert len(begun) < 30
+
+
+def test_progress_is_told_at_times_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "SLICE", 4)
+    told: list[tuple[int, int]] = []
+    assert list(in_parallel(str, range(10), lambda *x: told.append(x), 2)) == [str(n) for n in range(10)]
+    assert told == [(4, 10), (8, 10), (10, 10)]
+
+
 @pytest.mark.parametrize(("asked", "used"), [(None, 3), (0, 3), (2, 2)])
 def test_as_many_threads_as_cores_unless_fewer_are_asked_for(
     asked: int | None, used: int, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,12 @@ def test_labels(tmp_path: Path) -> None:
     assert (multi.task, multi.splits["all"].targets.dtype, multi.classes) == ("multi", np.float32, ("0", "1", "2"))
 
 
+def test_labels_that_are_names_are_the_classes(tmp_path: Path) -> None:
+    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")), classes=np.array(["z", "y", "x"]))
+    assert found.classes == ("a", "b", "c")
+    assert found.splits["all"].targets.tolist() == [1, 0, 2, 1, 0, 2]
+
+
 def test_extra_arrays_are_said(tmp_path: Path) -> None:
     assert opened(tmp_path, x=GRAY, y=LABELS, foo=LABELS).notes == ("left out: 1 array not used: foo",)
 
@@ -72,10 +78,13 @@ def test_extra_arrays_are_said(tmp_path: Path) -> None:
         ({"x": GRAY / 255, "y": LABELS}, "got float64, expected uint8"),
         ({"x": GRAY[0], "y": LABELS}, "got the shape (5, 4), expected (N, H, W)"),
         ({"x": np.zeros((6, 5, 4, 7), np.uint8), "y": LABELS}, "got the shape (6, 5, 4, 7)"),
+        ({"x": np.zeros((6, 0, 4), np.uint8), "y": LABELS}, "got the shape (6, 1, 0, 4), expected (N, H, W)"),
         ({"x": GRAY}, "got the arrays x, expected images and labels of each split"),
         ({"x": GRAY, "images": GRAY, "y": LABELS}, "got two arrays of all images"),
+        ({"x": GRAY, "y": LABELS, "labels": LABELS}, "got two arrays of all labels"),
         ({"x": GRAY, "y": LABELS, "x_train": GRAY, "y_train": LABELS}, "expected images and labels of each split"),
         ({"x": GRAY, "y": LABELS[:5]}, "all has 6 images and 5 labels"),
+        ({"x": GRAY[:5], "y": LABELS}, "all has 5 images and 6 labels"),
         ({"x": GRAY, "y": LABELS * 0.5}, "got labels float64 (6,), expected integers or text"),
         ({"x": GRAY, "y": np.full((6, 2), 2)}, "got labels int64 (6, 2)"),
         ({"x": GRAY, "y": np.array(1)}, "got labels int64 (), expected integers or text"),
@@ -92,6 +101,11 @@ def test_extra_arrays_are_said(tmp_path: Path) -> None:
         ({"x": GRAY, "y": LABELS > 0, "classes": np.array(["a"])}, "got labels outside 0..0"),
         ({"x": GRAY, "y": LABELS, "classes": LABELS[:3], "class_names": LABELS[:3]}, "got two arrays of class names"),
         ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(["a"])}, "got 1 class names for 3 columns"),
+        ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(list("abcd"))}, "got 4 class names for 3 columns"),
+        (
+            {"x_train": GRAY, "y_train": np.eye(3)[LABELS], "x_test": GRAY, "y_test": np.eye(4)[LABELS]},
+            "got labels float64 (6, 3), float64 (6, 4)",
+        ),
         ({"x": np.zeros((0, 5, 4), np.uint8), "y": LABELS[:0]}, "no images found"),
         ({"x": GRAY, "y": np.zeros(6, int)}, "got one class (0)"),
     ],

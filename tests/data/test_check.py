@@ -16,6 +16,7 @@ from PIL import Image
 
 from plusx.config import DataConfig
 from plusx.data import Dataset, check, facts, manifest, open_dataset, scan
+from plusx.data.facts import header
 from plusx.errors import DataError, ImageError
 from tests.data.making import CONFIG, class_folders, picture
 
@@ -366,6 +367,26 @@ def test_an_example_that_moves_to_another_split_has_changed() -> None:
     assert manifest.compare(old, new) == ([], [], ["a.png"])
 
 
+def test_an_example_with_another_label_has_changed() -> None:
+    old, new = ({"splits": {"train": {"examples": [["a.png", label, 9, "0a"]]}}} for label in ("a", "b"))
+    assert manifest.compare(old, new) == ([], [], ["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["a", "b", "c"], "added c; removed none"),
+        (["b"], "added none; removed a"),
+        (["b", "c"], "added c; removed a"),
+        (["b", "a"], "added none; removed none"),
+    ],
+)
+def test_a_change_of_classes_is_never_accepted(classes: list[str], words: str) -> None:
+    old, new = ({"classes": names, "splits": {}, "hash": ""} for names in (["a", "b"], classes))
+    with pytest.raises(DataError, match=f"the classes of the data changed: {words}."):
+        manifest.accepted(old, new)
+
+
 def test_accepted_changes_are_all_recorded() -> None:
     def state(*names: str) -> dict[str, Any]:
         rows = [[name, "a", 9, "0a"] for name in names]
@@ -419,6 +440,23 @@ def test_facts_of_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((6, 5, 4, 3), np.uint8), y=[0, 1] * 3)
     found = facts(open_dataset(str(tmp_path / "a.npz"), CONFIG), CONFIG)
     assert (found.height, found.width, found.aspect, found.channels) == (5, 4, 1.25, 3)
+
+
+def test_portraits_are_as_long_as_landscapes(tmp_path: Path) -> None:
+    for name, size in (("a", (10, 40)), ("b", (40, 10)), ("c", (10, 40))):
+        picture(tmp_path / name / "0.png", 0, size)
+    found = facts(open_dataset(str(tmp_path), DataConfig(val_fraction=0.0)), CONFIG)
+    assert (found.width, found.height, found.aspect) == (10, 40, 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_only_what_lies_on_its_side_swaps_its_sides(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (50, 40)).save(tmp_path / "x.jpg", exif=exif)
+    found = header(str(tmp_path / "x.jpg"))
+    assert (found.height, found.width) == tuple(scan.decode(str(tmp_path / "x.jpg")).shape[1:])
+    assert found.turned == (orientation > 1)
 
 
 def test_facts_turn_sizes_as_decode_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from plusx.data import download
 from plusx.data.download import cache_folder, extract, fetch, verify_sha256
 from plusx.errors import DataError
 from tests.serving import Quiet, serving
@@ -71,6 +73,13 @@ def test_whole_verified_and_with_progress(server: str, tmp_path: Path) -> None:
     assert seen[-1] == (len(BODY), len(BODY))
     assert leftovers(tmp_path) == ["file"]
     fetch(f"{server}/redirect?{server}/ok", tmp_path / "again", limit=len(BODY), verify=verify)
+
+
+def test_progress_is_how_much_there_is(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "CHUNK", 400_000)
+    seen: list[tuple[int, int]] = []
+    fetch(f"{server}/ok", tmp_path / "file", limit=len(BODY), verify=verify, progress=lambda *p: seen.append(p))
+    assert seen == [(400_000, len(BODY)), (800_000, len(BODY)), (len(BODY), len(BODY))]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +196,12 @@ def test_extraction_on_a_full_disk_and_after_one_that_was_killed(
     extract(source, tmp_path / "set", {"set/a.bin": SHA}, limit=len(BODY))
 
 
+def test_an_empty_name_of_the_cache_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "plusx"
+
+
 def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PLUSX_CACHE")
     monkeypatch.setattr(os.path, "expanduser", str)  # as where there is none
@@ -215,7 +230,10 @@ def test_hostile_archives_leave_nothing(tmp_path: Path, members: list[tuple[str,
 
 def test_damaged_archives_leave_nothing(tmp_path: Path) -> None:
     whole = archive(tmp_path / "a.tar.gz", ("set/a.bin", os.urandom(100_000))).read_bytes()
-    for data in (b"", b"x" * 1000, whole[:1000], whole[: len(whole) // 2], whole[:500] + b"\0" * 99 + whole[599:]):
+    text = bytes(random.Random(0).choices(b"abc", k=100_000))  # which is compressed, other than random bytes
+    packed = archive(tmp_path / "a.tar.gz", ("set/a.bin", text)).read_bytes()
+    garbled = (whole[:500] + b"\0" * 99 + whole[599:], packed[:5000] + b"\xff" * 99 + packed[5099:])
+    for data in (b"", b"x" * 1000, whole[:1000], whole[: len(whole) // 2], *garbled):
         (tmp_path / "a.tar.gz").write_bytes(data)
         with pytest.raises(DataError, match=r"damaged archive|has no file|SHA-256"):
             extract(tmp_path / "a.tar.gz", tmp_path / "set", {"set/a.bin": SHA}, limit=10**6)

@@ -37,9 +37,16 @@ def test_labels_are_text_and_paths_relative_to_the_table(tmp_path: Path, monkeyp
     assert list(dataset.splits["all"].paths or ()) == [str(tmp_path / "img" / f"{i}.png") for i in range(4)]
 
 
-def test_a_tab_parts_the_columns_of_a_tsv(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["t.tsv", "T.TSV"])
+def test_a_tab_parts_the_columns_of_a_tsv(name: str, tmp_path: Path) -> None:
     text = "path\tlabel\nimg/0.png\ta, b\nimg/1.png\tc\n"
-    assert opened(table(tmp_path, text, "t.tsv")).classes == ("a, b", "c")
+    assert opened(table(tmp_path, text, name)).classes == ("a, b", "c")
+
+
+def test_a_cell_of_many_lines_is_one_cell_wherever_it_stands(tmp_path: Path) -> None:
+    """Large tables are read in blocks of a megabyte, which may end within a cell."""
+    body = "".join(f'img/{i % 6}.png,{"ab"[i % 2]},"a long\n\nnote {"x" * 90}"\n' for i in range(20_000))
+    assert len(opened(table(tmp_path, f"path,label,note\n{body}")).splits["all"]) == 20_000
 
 
 def test_several_labels(tmp_path: Path) -> None:

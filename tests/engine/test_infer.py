@@ -25,6 +25,12 @@ def test_answers_are_float32_in_evaluation_mode_and_in_order() -> None:
     assert not logits.requires_grad
 
 
+def test_answers_can_be_changed_in_place() -> None:
+    logits, *_ = next(predict_logits(net(), Eval()))
+    assert not logits.is_inference()
+    logits += 1
+
+
 def test_it_computes_in_float32_whatever_surrounds_it_and_leaves_no_mode_behind() -> None:
     module = net()
     stream = predict_logits(module, Eval())

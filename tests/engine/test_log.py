@@ -97,6 +97,28 @@ def test_metrics_are_exactly_the_rows(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_disk_that_fills_up_leaves_the_rows_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(tmp_path, console=Console(quiet=True))
+    log.rows([row(10)])
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl: cannot be written: No space left"):
+        log.rows([row(10), row(20)])
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [row(10)]
+
+
+def test_a_process_that_is_to_be_quiet_tells_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Log(None, quiet=True)
+    log.line("another process says so")
+    with log.counting("reading images") as tell:
+        tell(1, 2)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_bar_on_a_terminal_leaves_lines_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console, out = console_of(Terminal, {"TERM": "xterm"}, monkeypatch)
     log = Log(tmp_path, console=console)

@@ -39,6 +39,17 @@ def test_a_signal_from_before_a_wait_ends_it() -> None:
         send(signal.SIGTERM)  # outside a wait again: nothing happens
 
 
+def test_another_signal_does_not_interrupt_what_a_left_wait_puts_in_order() -> None:
+    after: list[str] = []
+    with StopSignals() as signals, pytest.raises(Interrupt), signals.waiting():  # noqa: PT012
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGHUP)
+            after.append("in order")
+    assert after == ["in order"]
+
+
 def test_the_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
     with StopSignals() as signals:
         send(signal.SIGINT)
