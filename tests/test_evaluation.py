@@ -1,5 +1,6 @@
 """Evaluation: exact, by names, on the examples that were held out, with the answers that predict gives."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from plusx import evaluation, modelfile
 from plusx.config import DataConfig
@@ -89,10 +91,26 @@ def test_numbers_are_those_of_predict(tmp_path: Path) -> None:
     assert result.top5 == first[0]
 
 
+def test_the_loss_is_of_calibrated_probabilities(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test"), model(tmp_path / "run", temperature=3.0)
+    shares = [
+        next(x["probability"] for x in answer["labels"] if x["label"] == Path(answer["path"]).parent.name)
+        for answer in predict(run, data, top=6)
+    ]
+    assert evaluate(run, data.parent).loss == pytest.approx(float(-np.log(shares).mean()), rel=1e-4)
+
+
 def test_the_batch_changes_no_count(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test", n=4), model(tmp_path / "run")
     results = [evaluate(run, data.parent, batch=batch) for batch in (1, 5, 100)]
     assert len({r.top1 for r in results}) == len({r.top5 for r in results}) == 1
+
+
+def test_mistakes_are_those_of_all_batches(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data" / "test", n=4), model(tmp_path / "run")
+    whole, parts = (evaluate(run, data.parent, batch=batch).mistakes for batch in (100, 5))
+    assert len(whole) > 5
+    assert {(m.name, m.predicted) for m in parts} == {(m.name, m.predicted) for m in whole}
 
 
 def test_mistakes_are_the_surest_wrong_answers(tmp_path: Path) -> None:
@@ -155,6 +173,14 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
             evaluate(given, "digits")  # type: ignore[arg-type]
 
 
+def test_a_class_that_other_splits_have_images_of_is_told_too(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", model(tmp_path / "run")
+    for name in ("train", "val", "test"):
+        pictures(data / name, n=1)
+    shutil.rmtree(data / "test" / "dog")
+    assert evaluate(run, data).notes == ("test has no image of 1 class: dog",)
+
+
 def test_a_class_that_the_model_does_not_know_is_an_error(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data" / "test", [*CLASSES, "yak"]), model(tmp_path / "run")
     with pytest.raises(DataError, match="1 class that the model does not know: yak; the model has 6: cat"):
@@ -214,6 +240,14 @@ def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_
     assert evaluate(run, data, split="all").n == 72
 
 
+def test_a_split_of_other_data_that_cannot_be_made_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    (data / "new").mkdir()  # a class without images, which cannot be trained on
+    assert evaluate(run, data).n == 72
+    with pytest.raises(DataError, match=r"the split of the run cannot be made again: .*new"):
+        evaluate(run, data, split="val")
+
+
 def test_another_table_beside_that_of_the_run_is_other_data(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
     rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(data.rglob("*.png"))]
@@ -238,6 +272,12 @@ def test_a_split_of_other_data_is_its_own_whatever_its_files_are_called(tmp_path
     held = {"splits": {"val": {"examples": [[str(p.relative_to(data)), "cat", 1, ""] for p in data.rglob("*.png")]}}}
     (run / "manifest.json").write_text(json.dumps({"root": "elsewhere", **held}))
     assert evaluate(run, data, split="val").n < 72 / 2
+
+
+def test_what_the_user_sets_comes_before_what_the_run_recorded(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    assert evaluate(run, data, split="val").n == 18
+    assert evaluate(run, data, split="val", overrides=["data.val_fraction=0.5"]).n == 36
 
 
 def test_the_folder_of_an_unfinished_run_is_told(tmp_path: Path) -> None:
@@ -320,7 +360,7 @@ def test_one_label_an_image_is_one_of_several(tmp_path: Path) -> None:
 
 def test_labels_that_the_model_does_not_know_are_ignored_on_request_and_told(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
-    labels = np.array([[0, 1, 1], [1, 0, 0]] * 6)
+    labels = np.array([[0, 1, 0], [1, 0, 1]] * 6)
     np.savez(tmp_path / "more.npz", x=images, y=labels, classes=["a", "b", "c"])
     np.savez(tmp_path / "known.npz", x=images, y=labels[:, :2], classes=["a", "b"])
     run = model(tmp_path / "run", ["a", "b"], task="multi")
@@ -411,6 +451,13 @@ def test_a_fully_connected_network_takes_crops_and_no_scales(tmp_path: Path) -> 
         ):
             evaluate(models[0], "nothing", protocol="multi-scale=8", others=models[1:])
     assert evaluate(flat, data.parent, protocol="10-crop", others=[run]).n == 12
+
+
+def test_a_fully_connected_network_is_known_in_a_wrapper(tmp_path: Path) -> None:
+    flat = modelfile.load(model(tmp_path / "flat", name="resmlp-1x4"))
+    wrapped = dataclasses.replace(flat, module=nn.DataParallel(flat.module))
+    with pytest.raises(ConfigError, match="is fully connected: it takes one size"):
+        evaluate(wrapped, "nothing", protocol="multi-scale=8")
 
 
 def test_what_makes_a_result_doubtful_is_noted(tmp_path: Path) -> None:

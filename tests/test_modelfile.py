@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from plusx import modelfile
 from plusx.data.transforms import Preprocess
@@ -207,8 +207,14 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no classes": lambda d: d.pop("classes"),
     "class twice": lambda d: d.update(classes=["a", "a", "b"]),
     "class a number": lambda d: d.update(classes=[1, 2, 3]),
+    "class without a name": lambda d: d.update(classes=["a", "", "b"]),
+    "no format": lambda d: d.pop("format"),
+    "format of before the first": lambda d: d.update(format=0),
+    "no versions": lambda d: d.pop("versions"),
     "other task": lambda d: d.update(task="both"),
     "temperature 0": lambda d: d.update(temperature=0),
+    "temperature below 0": lambda d: d.update(temperature=-2.0),
+    "temperature true": lambda d: d.update(temperature=True),
     "temperature beyond float": lambda d: d.update(temperature=10**400),
     "temperature that divides to infinity": lambda d: d.update(temperature=5e-324),
     "mean beyond float": lambda d: d["preprocess"].update(mean=[10**400, 0, 0]),
@@ -219,6 +225,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "huge input": lambda d: d["preprocess"].update(size=10**9, resize=10**9),
     "text mean": lambda d: d["preprocess"].update(mean=["a"] * 3),
     "number mean": lambda d: d["preprocess"].update(mean=1),
+    "no mean": lambda d: d["preprocess"].pop("mean"),
     "short mean": lambda d: d["preprocess"].update(mean=[0.5]),
     "zero std": lambda d: d["preprocess"].update(std=[0, 1, 1]),
     "mean image a number": lambda d: d["preprocess"].update(mean_image=1),
@@ -263,6 +270,36 @@ def test_an_edited_document_is_noticed(good: Path, tmp_path: Path) -> None:
     path = forge(good, tmp_path / "m", lambda d: d.update(classes=["dog", "cat", "emu"]), honest=False)
     with pytest.raises(ModelFileError, match="metadata differs from its SHA-256"):
         modelfile.load(path)
+
+
+def test_another_spelling_of_the_same_document_is_noticed(good: Path, tmp_path: Path) -> None:
+    """One flipped bit makes another letter of an escape, and the same class name."""
+    whole = good.read_bytes()
+    assert whole.count(b"u00f6") == 1
+    (tmp_path / "m").write_bytes(whole.replace(b"u00f6", b"u00F6"))
+    with pytest.raises(ModelFileError, match="metadata differs from its SHA-256"):
+        modelfile.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: {**tensors, "extra": torch.ones(1)}, r"first 'extra': .* no such tensor in the network"),
+        (lambda tensors: {name: t for name, t in tensors.items() if name != "fc.bias"}, "first 'fc.bias': missing in"),
+        (lambda tensors: {**tensors, "fc.bias": tensors["fc.bias"].double()}, r"first 'fc\.bias': .*float64"),
+    ],
+    ids=["more", "fewer", "other"],
+)
+def test_tensors_that_are_not_the_networks_are_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], words: str, good: Path, tmp_path: Path
+) -> None:
+    tensors = change(load_file(good))
+    path = forge(good, tmp_path / "m", lambda d: d.update(tensors_sha256=tensorfile.digest(tensors)))
+    with safe_open(path, "pt") as file:
+        save_file(tensors, path, file.metadata())
+    for read in (modelfile.load, modelfile.describe):
+        with pytest.raises(ModelFileError, match=f"1 tensors do not fit resnet8; {words}"):
+            read(path)
 
 
 def test_nothing_is_run(good: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from plusx import prediction
 from plusx.data.folder import find_images
 from plusx.data.transforms import Preprocess
 from plusx.engine.infer import predict_logits
-from plusx.errors import PlusxError
-from plusx.modelfile import Classifier, Images
+from plusx.errors import ModelFileError, PlusxError
+from plusx.modelfile import Answer, Classifier, Images
 from plusx.models import create_model
 from plusx.prediction import predict, write, writer
 
@@ -159,6 +161,15 @@ def test_temperature_and_several_labels(classifier: Classifier) -> None:
     assert torch.equal(multi.probabilities(logits), logits.sigmoid())
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_one_answer_that_is_not_finite_is_told(value: float, classifier: Classifier) -> None:
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = value
+    for task in ("single", "multi"):
+        with pytest.raises(ModelFileError, match="the model's answers are not finite numbers"):
+            Classifier(classifier.module, CLASSES, RULES, task).labels(logits)
+
+
 def test_progress_and_mistakes_of_the_user(tmp_path: Path, classifier: Classifier) -> None:
     told: list[tuple[int, int]] = []
     predict(classifier, [picture(tmp_path / "1.png"), tmp_path / "2.png"], progress=lambda *x: told.append(x))
@@ -221,6 +232,33 @@ def test_json_lines_and_parquet_hold_the_answers(tmp_path: Path) -> None:
     assert rows[0]["labels"] == ANSWERS[0]["labels"]
     assert rows[2]["error"] == "-cannot"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
+
+
+def test_no_answers_are_a_header(tmp_path: Path) -> None:
+    write([], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().splitlines() == ["path,error"]
+
+
+def test_a_disk_that_fills_up_leaves_the_table_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(ANSWERS, tmp_path / "a.csv")
+    before = (tmp_path / "a.csv").read_bytes()
+
+    def half(answers: Sequence[Answer], path: Path) -> None:
+        path.write_bytes(before[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prediction, "_write_csv", half)
+    with pytest.raises(PlusxError, match="cannot be written: No space left on device"):
+        write(ANSWERS[:1], tmp_path / "a.csv")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.csv", before)]
+
+
+def test_a_folder_that_nobody_may_write_to_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(PlusxError, match=r"a\.csv: its folder cannot be written to"):
+        writer(tmp_path / "a.csv")
 
 
 def test_a_table_that_cannot_be_written(tmp_path: Path) -> None:
