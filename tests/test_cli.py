@@ -17,9 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
+from torch import Tensor, nn
 
-from plusx import cli
+from plusx import cli, doctor
 from plusx.data.check import CheckReport
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation
@@ -242,6 +244,51 @@ def test_doctor_of_a_run_says_which_files_are_whole(run: Path, tmp_path: Path) -
     assert "rank-4.json  " in said
     assert "cannot be read" in said
     assert plusx("doctor", tmp_path).code == 1
+
+
+def test_doctor_reads_all_of_a_model_file(run: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(run, tmp_path / "run") / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    broken = plusx("doctor", tmp_path / "run", "--json")
+    assert broken.code == 1
+    states = {row["file"]: row["state"] for row in json.loads(broken.out)["files"]}
+    assert states["model.safetensors"] == "damaged, the weights differ from their SHA-256."
+
+
+def test_doctor_misses_no_model_file_before_the_first_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    found = value(plusx("doctor", tmp_path, "--json"))
+    assert (found["finished"], found["files"], found["failures"]) == (False, [], [])
+
+
+class Fickle(nn.Module):
+    """Answers otherwise where the channels come last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 2), 1.0 + x.is_contiguous())
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "wrong", "words"),
+    [
+        ("image decoding", "decode", lambda *_, **more: torch.zeros(3, 256, 256, dtype=torch.uint8), "255 of 255"),
+        (
+            "bf16 convolutions",
+            "_timed",
+            lambda call: (torch.tensor([1.0 + torch.is_autocast_enabled("cpu")]), 1),
+            "100.0%",
+        ),
+        ("channels_last", "create_model", lambda *_, **more: Fickle(), "logits differ by 5.0e-01"),
+    ],
+)
+def test_a_fast_path_with_other_answers_fails_its_check(
+    check: str, name: str, wrong: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, name, wrong)
+    row = doctor._run_check(check, doctor.CHECKS[check])
+    assert not row["ok"]
+    assert row["detail"].startswith("ValueError: ")
+    assert words in row["detail"]
 
 
 def test_what_the_system_refuses_is_one_line() -> None:

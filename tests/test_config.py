@@ -281,10 +281,27 @@ def test_bounds_of_flags_are_those_of_fields() -> None:
         (Request(data="x", model="resnet8"), Request(data="x", overrides=("model.name=resnet8",))),
         (Request(data="x", seed=0), Request(data="x")),
         (Request(data="x", overrides=("engine.threads=2",)), Request(data="x")),
+        (Request(data="x", weights="runs/a"), Request(data="./x", weights="runs/b/../a/")),
     ],
 )
 def test_a_request_can_be_spelled_in_many_ways(one: Request, other: Request) -> None:
     assert one.differences(other) == other.differences(one) == {}
+
+
+def test_a_named_data_set_is_not_the_folder_of_that_name() -> None:
+    differ = Request(data="digits").differences(Request(data="./digits"))
+    assert differ == {"data": "data was './digits', now 'digits'"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("engine.precision=fp32", "engine.batch=7", "engine.accumulate=2", "engine.channels_last=false"),
+        *("engine.select=last", "data.val_fraction=0.5", "data.split_seed=1", "augment.flip=none"),
+    ],
+)
+def test_what_may_change_the_weights_makes_another_run(override: str) -> None:
+    assert Request(data="x", overrides=(override,)).differences(Request(data="x")).keys() == {override.split("=")[0]}
 
 
 def test_what_differs_is_told_by_field() -> None:

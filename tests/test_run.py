@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import html
 import json
 import multiprocessing
 import os
@@ -30,12 +31,12 @@ from plusx.config import DataConfig
 from plusx.data import EvalLoader, Preprocess, decode, open_dataset, scan, statistics
 from plusx.data.sources import SOURCES
 from plusx.engine import Log, fit_temperature, predict_logits
-from plusx.errors import DataError, PlusxError
+from plusx.errors import DataError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
-from plusx.plan import Request
+from plusx.plan import Request, write_json
 from plusx.prepare import plain_preprocess
 from plusx.recipes import RECIPES
 from plusx.result import Run
@@ -209,17 +210,42 @@ def test_a_finished_run_without_its_model_file_is_told(damage: Any, tmp_path: Pa
     assert "another --out" in said.err
 
 
-def test_an_unfinished_run_without_its_model_file_ends_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(b"half"), "model.safetensors: not a safetensors file"),
+        (Path.unlink, "model.safetensors: cannot be read: No such file or directory"),
+    ],
+    ids=["half", "gone"],
+)
+def test_an_unfinished_run_without_its_model_file_ends_with_one(damage: Any, said: str, tmp_path: Path) -> None:
     """The weights of its best evaluation are gone: the last one is made again, and kept."""
     data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
     command = ("train", data, "--out", tmp_path / "run", *SMALL, "--set", "schedule.steps=3")
     assert plusx(*command).code == 0
     (tmp_path / "run" / "result.json").unlink()
-    (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
+    damage(tmp_path / "run" / "model.safetensors")
     ran = plusx(*command)
     assert ran.code == 0, ran.err
-    assert "model.safetensors: not a safetensors file" in ran.err
+    assert said in ran.err
     package.load(tmp_path / "run")
+
+
+def test_a_model_file_that_the_disk_does_not_give_is_not_taken_for_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = class_folders(tmp_path / "data", {"a": 6, "b": 6}), tmp_path / "run"
+    train(str(data), model="resnet8", out=out, overrides=OVERRIDES)
+    (out / "result.json").unlink()
+    before = contents(out / "checkpoints"), model_file(out)
+
+    def fail(path: Path) -> None:
+        raise ModelFileError(f"{path}: cannot be read: Input/output error.") from OSError(errno.EIO, "")
+
+    monkeypatch.setattr("plusx.modelfile.read", fail)
+    with pytest.raises(ModelFileError, match="Input/output error"):
+        train(str(data), model="resnet8", out=out, overrides=OVERRIDES)
+    assert (contents(out / "checkpoints"), model_file(out)) == before
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -400,6 +426,32 @@ def test_a_damaged_record_is_told(text: str, tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == text
 
 
+def test_the_record_of_a_later_version_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"format": 99}')
+    ran = plusx("train", "digits", "--out", tmp_path, *STEPS)
+    assert ran == Ran(1, "", f"plusx: {tmp_path}/config.json: format 99, this version reads 1. Use another --out.\n")
+
+
+def test_a_disk_that_fills_up_leaves_the_record_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "config.json", {"format": 1})
+    before = contents(tmp_path)
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[:3].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(package.PlusxError, match=r"config\.json: cannot be written: No space left on device"):
+        write_json(tmp_path / "config.json", {"format": 1, "facts": {}})
+    assert contents(tmp_path) == before
+
+
+def test_resume_needs_a_run_and_not_a_folder_alone(tmp_path: Path) -> None:
+    ran = plusx("train", "digits", "--out", tmp_path, "--resume", *STEPS)
+    assert ran == Ran(1, "", f"plusx: --resume: {tmp_path} holds no run. Leave --resume out to start one.\n")
+    assert contents(tmp_path) == {}
+
+
 def test_resume_needs_a_run(tmp_path: Path) -> None:
     ran = plusx("train", "digits", "--out", tmp_path / "run", "--resume")
     assert ran == Ran(1, "", f"plusx: --resume: {tmp_path}/run holds no run. Leave --resume out to start one.\n")
@@ -436,6 +488,12 @@ def test_a_lock_whose_owner_died_is_taken_over(tmp_path: Path) -> None:
     assert plusx("train", "digits", "--out", tmp_path, *STEPS).code == 0
 
 
+def test_a_lock_names_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("process 1 on elsewhere, long ago")
+    with claimed(tmp_path):
+        assert re.fullmatch(rf"process {os.getpid()} on \S+", (tmp_path / "lock").read_text())
+
+
 def test_a_lock_that_was_just_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the lock and taking it, its owner may end and remove it."""
     take = fcntl.flock
@@ -456,6 +514,13 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(package.PlusxError, match="locks no files: Function not implemented"), claimed(tmp_path):
         pass
+
+
+def test_a_run_whose_data_cannot_be_recorded_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.prepare.write_json", lambda *_, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("digits", model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+    assert contents(tmp_path) == {}
 
 
 def test_what_ends_before_a_decision_leaves_no_folder(tmp_path: Path) -> None:
@@ -611,6 +676,16 @@ def test_a_run_never_lies_in_its_data(inside: str, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_a_folder_inside_the_data_is_known_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = class_folders(tmp_path / "data", {"a": 4, "b": 4})
+    monkeypatch.chdir(data)
+    before = contents(tmp_path)
+    for out in ("run", "../data/run"):
+        assert f"{out} lies in the data folder" in plusx("train", data, "--out", out, *STEPS).err
+    assert contents(tmp_path) == before
+    assert plusx("train", data, "--out", f"{data}-run", *STEPS).code == 0, "beside it, whatever its name begins with"
+
+
 def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new command gets a new folder, the same command its own; a slash at the end changes nothing."""
     monkeypatch.chdir(tmp_path)
@@ -672,6 +747,26 @@ def test_the_report_says_which_weights_it_is_of(words: tuple[str, ...], said: tu
     assert [text for text in said if text not in page] == []
     assert re.search(r"<dt>training</dt><dd>[0-9]+ s</dd>", page)
     assert '<th scope="row">seed</th><td>417</td>' in page
+
+
+def test_the_report_has_the_size_of_the_images_and_commands_that_work(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "my pets", {"cat": 5, "dog": 5})
+    run = train(str(data), model="resnet8", out=tmp_path / "my run", overrides=OVERRIDES)
+    page = html.unescape(run.report.read_text(encoding="utf-8"))
+    assert "median image</th><td>8 x 6 px</td>" in page
+    assert f"plusx evaluate '{run.folder}' '{data}'" in page
+    assert f"plusx predict '{run.folder}' FILES" in page
+
+
+def test_a_run_is_finished_when_its_report_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    with monkeypatch.context() as patch:
+        patch.setattr("plusx.finish.build", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(str(data), model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+    assert not (tmp_path / "run" / "result.json").exists()
+    run = train(str(data), model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+    assert (run.already_finished, run.report.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("name", ["plain20", "resmlp-2x32", "preresnet20", "resnet18"])

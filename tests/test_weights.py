@@ -73,6 +73,15 @@ def test_their_mean_image_fits_training_crops_of_its_own_size_alone() -> None:
         made(6)
 
 
+def test_of_their_mean_image_at_another_size_the_mean_stays() -> None:
+    split = Split("train", np.arange(4) % 2, None, Names("abcd"), np.zeros((4, 3, 8, 8), np.uint8))
+    dataset = Dataset("x", "x", ("0", "1"), "single", {"train": split})
+    given = RULES.centred(torch.rand(3, 8, 8))
+    config, _ = decide(Request(data="x", overrides=("data.size=16", "data.normalize=weights")), FACTS)
+    rules = make_preprocess(config, dataset, Log(None, quiet=True), given)[0]
+    assert (rules.size, rules.mean, rules.std, rules.mean_image) == (16, given.mean, given.std, None)
+
+
 def reasons(rows: list[Loaded]) -> dict[str, str]:
     return {row.name: row.why for row in rows}
 
@@ -375,6 +384,7 @@ class TestImagenet:
         ("path", "said"),
         [
             ("wrong-00000000.pth", "got the SHA-256 .*, expected 00000000"),
+            ("wrong-{digits:.4}0000.pth", "got the SHA-256 .*, expected [0-9a-f]{4}0000"),
             ("short-{digits}.pth", r"got [\d,]+ of [\d,]+ bytes|IncompleteRead"),
             ("long-{digits}.pth", "the server sends 50,000,000,000 bytes, expected at most"),
             ("endless-{digits}.pth", "the server sends more than"),

@@ -6,8 +6,11 @@ import os
 import random
 import shutil
 import tarfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -117,6 +120,21 @@ def test_offline_says_what_to_do(server: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match=r"PLUSX_OFFLINE forbids.*Put it there"):
         fetch(f"{server}/ok", tmp_path / "file", limit=len(BODY), verify=verify, hint="Put it there.")
     assert len(HITS) == before
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_offline_can_be_said_not_to_be(
+    value: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUSX_OFFLINE", value)
+    fetch(f"{server}/ok", tmp_path / "file", limit=len(BODY), verify=verify)
+
+
+def test_https_never_leads_to_this_machine() -> None:
+    request = urllib.request.Request("https://192.0.2.1/x")
+    with pytest.raises(urllib.error.HTTPError, match=r"refused a redirect to http://127\.0\.0\.1/x") as caught:
+        download._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), "http://127.0.0.1/x")
+    caught.value.close()
 
 
 def test_full_disk_and_read_only_cache(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
