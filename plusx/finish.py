@@ -126,7 +126,7 @@ def report_data(
             "median image": f"{plan.facts.width} x {plan.facts.height} px",
             "network input": f"{plan.preprocess.channels} x {plan.preprocess.size} x {plan.preprocess.size}",
         },
-        notices=(*dataset.notes, *plan.notes, *evaluation.notes),
+        notices=(*dataset.notes, *plan.notes),
         choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
         config=configs.to_dict(config),
         environment={"system": platform.platform()} | plan.versions,

@@ -43,7 +43,9 @@ def plusx(*words: Any) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
-def start(*words: Any, prepare: Callable[[], None] | None = None, **options: Any) -> "subprocess.Popen[str]":
+def start(
+    *words: Any, prepare: Callable[[], None] | None = None, env: dict[str, str] | None = None, **options: Any
+) -> "subprocess.Popen[str]":
     """Start a command in a process of its own, that hears Ctrl-C even where its parents do not."""
 
     def before() -> None:
@@ -52,7 +54,7 @@ def start(*words: Any, prepare: Callable[[], None] | None = None, **options: Any
             prepare()
 
     command = [sys.executable, "-m", "plusx", *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=env, preexec_fn=before, **pipes, **options)
 

@@ -240,7 +240,7 @@ def test_no_answers_are_a_header(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_leaves_the_table_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(ANSWERS, tmp_path / "a.csv")
+    write(ANSWERS, tmp_path / "a.csv", str)
     before = (tmp_path / "a.csv").read_bytes()
 
     def half(answers: Sequence[Answer], path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
             start(
                 *("train", "digits", "--out", out, *words),
                 prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+                env={"PYTHONDONTWRITEBYTECODE": "1"},  # Python keeps a cut .pyc, which nothing can import again
             )
         )
 

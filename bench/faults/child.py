@@ -110,6 +110,7 @@ def obey(orders: Orders) -> None:
     os.dup2(out, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if orders.file_size:
+        sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
         resource.setrlimit(resource.RLIMIT_FSIZE, (orders.file_size, orders.file_size))
     from plusx import cli
 
