@@ -471,11 +471,11 @@ def _print_evaluation(evaluation: Any) -> None:
         f"{e.split}: top-1 {_percent(e.top1)}, error {_percent(1 - e.top1)}, top-5 {_percent(e.top5)}, "
         f"loss {e.loss:.4f}, calibration error {_percent(e.ece)}, {plural('image', e.n)}, {e.protocol}"
     )
+    if len(e.models) > 1:
+        _say(f"mean of {len(e.models)} models: {', '.join(map(show, e.models))}")
     if e.task == "single":
         name, share = e.commonest
         _say(f"always answering {show(name)} would be right in {_percent(share)}")
-    if len(e.models) > 1:
-        _say(f"mean of {len(e.models)} models: {', '.join(map(show, e.models))}")
     for note in e.notes:
         _say(f"note: {show(note)}")
     if len(e.per_class) <= 100:

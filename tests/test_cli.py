@@ -385,6 +385,7 @@ def test_text_of_train_has_the_last_epoch_and_what_is_kept(capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines() == [
         *(f"{first}took 61 s", last, "val: top-1 75.00 % at epoch 2, the weights kept in run/model.safetensors"),
         *(f"{first}finished before, nothing to do", last, "Model file: run/model.safetensors"),
+        "Its data was not looked at again: to train on what has changed, give another --out.",
     ]
 
 
@@ -395,12 +396,13 @@ def test_text_of_evaluate_has_every_figure_in_its_place(capsys: pytest.CaptureFi
     found = {"per_class": dict(zip("ab", rows, strict=True)), "confusion": None, "mistakes": (), "notes": ("one",)}
     cli._print_evaluation(Evaluation(**numbers, **about, **found))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         "val: top-1 25.00 %, error 75.00 %, top-5 87.50 %, loss 1.5000, calibration error 12.50 %, "
         "1,200 images, 1-crop",
+        "always answering a would be right in 100.00 %",
         "note: one",
     ]
-    assert [line.split() for line in lines[2:]] == [
+    assert [line.split() for line in lines[3:]] == [
         ["class", "n", "precision", "recall", "F1"],
         ["a", "1,200", *("50.00", "%"), *("25.00", "%"), *("33.33", "%")],
         ["b", "0", "-", "-", "-"],
