@@ -157,6 +157,7 @@ def evaluate(
         notes.append(f"{where} has no image of {plural('class', len(missing))}: {listed(missing)}")
     notes += [f"{one}: the run is not finished" for one in given if unfinished(one)]
     notes += _doubts(members, dataset, mapped, protocol)
+    notes += [] if isinstance(data, Dataset) else _trained_on(members, mapped)
     count = batch or min(eval_batch(member.preprocess.size) for member in members)
     streams = [_answers(member, classifier.classes, mapped, config, protocol, count) for member in members]
     metrics, mistakes = _measure(classifier, mapped, streams, progress)
@@ -193,10 +194,10 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
     found = _screened(open_dataset(source, config, training=False), config, on_bad_image)
     if split in ("all", "test") or "val" in found.splits or (split is None and "test" in found.splits):
         return found
-    place, held_out = _record(classifier)
-    own = place == (found.root, found.name)
+    record = _record(classifier)
+    own = (record.get("root"), record.get("name")) == (found.root, found.name)
     try:
-        made = _screened(open_dataset(source, config, before=held_out), config, on_bad_image)
+        made = _screened(open_dataset(source, config, before=manifest.held_out(record)), config, on_bad_image)
         if manifest.build(made, scan.scan(made, config))["hash"] == classifier.meta.get("manifest_hash"):
             return made  # wherever it lies now
         if not own:
@@ -215,13 +216,21 @@ def _screened(dataset: Dataset, config: DataConfig, on_bad_image: str) -> Datase
     return scan.screen(dataset, scan.scan(dataset, config), "skip") if on_bad_image == "skip" else dataset
 
 
-def _record(classifier: Classifier) -> tuple[tuple[Any, Any], dict[str, bool]]:
-    """Root and name of the run's data, and what was held out, by the manifest beside the model file; else nothing."""
+def _record(classifier: Classifier) -> dict[str, Any]:
+    """The manifest beside the model file; an empty one where there is none, or not of a manifest's shape."""
     try:
-        record = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
-        return (record.get("root"), record.get("name")), manifest.held_out(record)
-    except (OSError, ValueError, TypeError, AttributeError, LookupError):  # no file, or not of a manifest's shape
-        return (None, None), {}
+        record: dict[str, Any] = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
+        manifest.held_out(record)
+        return record
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
+        return {"splits": {}}
+
+
+def _trained_on(members: Sequence[Classifier], split: Split) -> list[str]:
+    """A note for each model that was trained on some of the files, as far as its manifest lies beside it."""
+    counts = ((one, manifest.trained_on(_record(one), split.paths or ())) for one in members)
+    what = plural("image", len(split))
+    return [f"{_called(one)} was trained on {n:,} of {what}: the result is too good" for one, n in counts if n]
 
 
 def _choose(dataset: Dataset, split: str | None) -> Split:

@@ -90,8 +90,7 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
     calibrated = classifier.meta.get("temperature") is not None
     build(report_data(run, plan, dataset, evaluation, result, calibrated), folder / "report.html")
-    values = run.to_dict()
-    write_json(folder / modelfile.RECORD, {"request": vars(plan.request), **values})
+    write_json(folder / modelfile.RECORD, {"request": vars(plan.request), **run.to_dict()})
     log.line(f"finished: {folder}")
     log.close()
 

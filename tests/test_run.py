@@ -971,6 +971,27 @@ def noisy(path: Path) -> Path:
     return path
 
 
+def test_images_that_were_trained_on_are_counted_wherever_they_lie_now(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 10, "b": 10})
+    run = train(str(data), model="resnet8", out=tmp_path / "run", overrides=OVERRIDES)
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    other = class_folders(tmp_path / "other" / "test", {"a": 2, "b": 2}, seed=100)
+    for i, (name, *_) in enumerate(manifest["splits"]["train"]["examples"][:3]):
+        shutil.copy(data / name, other / "b" / f"copy-{i}.png")
+    name, *_ = manifest["splits"]["val"]["examples"][0]
+    shutil.copy(data / name, other / "a" / "not-trained-on.png")
+    told = f"{run.model_file} was trained on 3 of 8 images: the result is too good"
+    assert told in evaluate(run, tmp_path / "other").notes
+    assert (
+        f"{run.model_file} was trained on 16 of 16 images: the result is too good"
+        in evaluate(run, data, split="train").notes
+    )
+    assert "trained on" not in "".join(evaluate(run, data).notes)
+    alone = shutil.copy(run.model_file, tmp_path / "alone.safetensors")
+    assert "trained on" not in "".join(evaluate(alone, tmp_path / "other").notes)  # nobody can know
+    assert told in evaluate(alone, tmp_path / "other", others=[run]).notes
+
+
 def test_the_model_file_is_calibrated_and_says_what_was_measured(tmp_path: Path) -> None:
     data, out = noisy(tmp_path / "noisy.npz"), tmp_path / "run"
     ran = plusx("train", data, "--out", out, *SMALL, "--epochs", 4, "--set", "engine.batch=10", "--json")

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from plusx.data.dataset import Dataset, Split
+from plusx.data.download import file_sha256
 from plusx.data.scan import Finding
 from plusx.errors import DataError
 from plusx.text import listed, plural
+from plusx.threads import in_parallel
 
 FORMAT = 1
 FIELDS = ("path", "label", "size", "sha256")
@@ -98,6 +102,19 @@ def held_out(manifest: Mapping[str, Any]) -> dict[str, bool]:
     """Files of train and val by name: whether each is in val, so that none that was trained on ever moves there."""
     rows = {name: manifest["splits"].get(name, {}).get("examples", ()) for name in ("val", "train")}  # the last wins
     return {row[0]: name == "val" for name, examples in rows.items() for row in examples}
+
+
+def trained_on(manifest: Mapping[str, Any], paths: Sequence[str]) -> int:
+    """How many files are, byte for byte, among those of train; read are those of a size that one of train has."""
+    known = {tuple(row[-2:]) for row in manifest["splits"].get("train", {}).get("examples", ())}
+    sizes = {row[0] for row in known}
+
+    def is_known(path: str) -> bool:
+        with suppress(OSError):  # whoever decodes it says so
+            return (size := os.path.getsize(path)) in sizes and (size, file_sha256(path)) in known
+        return False
+
+    return sum(in_parallel(is_known, paths))
 
 
 def _file_entry(dataset: Dataset, split: Split, findings: Mapping[str, Finding]) -> dict[str, Any]:
