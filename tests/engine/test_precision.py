@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plusx.engine import precision
 from plusx.engine.infer import predict_logits
-from plusx.engine.precision import keep_float32, resolve
+from plusx.engine.precision import keep_float32, resolve_precision
 from tests.engine.tiny import examples, net, run
 
 SHAPE = (8, 3, 8, 8)
@@ -27,7 +27,7 @@ def test_the_check_changes_neither_network_nor_random_state() -> None:
     torch.set_num_threads(2)
     module = net().eval()
     before, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
-    choice, reason = resolve(module, SHAPE)
+    choice, reason = resolve_precision(module, SHAPE)
     assert choice in ("fp32", "bf16")
     assert "layers are within" in reason
     assert not module.training
@@ -51,7 +51,7 @@ def test_convolutions_on_a_gpu_keep_float32() -> None:
 
 def test_whatever_computes_keeps_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part, work in {
-        "precision": lambda: resolve(net(), SHAPE),
+        "precision": lambda: resolve_precision(net(), SHAPE),
         "infer": lambda: list(predict_logits(net(), [examples(4)])),
         "trainer": lambda: run(tmp_path),
     }.items():
@@ -73,7 +73,7 @@ def test_the_faster_one_wins_when_it_is_clearly_faster(
         return len(images) * (fast * (5 if next(disturbed) else 1) if name == "bf16" else 0.06)
 
     monkeypatch.setattr(precision, "_seconds", seconds)
-    choice, reason = resolve(net(), SHAPE)
+    choice, reason = resolve_precision(net(), SHAPE)
     assert choice == wanted
     assert f"{0.06 / fast:.2f}x as fast as float32, tried on 5 images" in reason
     assert sizes == {2, 5}
@@ -84,7 +84,7 @@ def test_emulated_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPatch, capabil
     monkeypatch.undo()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(precision, "_seconds", lambda *_: pytest.fail("a pass was timed"))
-    assert resolve(net(), SHAPE) == ("fp32", "this CPU has no bfloat16")
+    assert resolve_precision(net(), SHAPE) == ("fp32", "this CPU has no bfloat16")
 
 
 class Rough(nn.Conv2d):
@@ -100,7 +100,7 @@ def test_a_wrong_layer_is_refused(slip: float) -> None:
     module = net()
     module.conv2 = Rough(8, 8, 3)
     module.conv2.slip = slip
-    choice, reason = resolve(module, SHAPE)
+    choice, reason = resolve_precision(module, SHAPE)
     assert choice == "fp32"
     assert re.fullmatch(r"a layer in bfloat16 is (10\.\d|nan)% off", reason)
 
