@@ -51,9 +51,8 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     """Give the model file the temperature at which its probabilities fit the val split; answers stay the same."""
     if "val" not in dataset.splits or dataset.task != "single":
         return  # a test split may not choose anything, and labels of their own have no common softmax
-    if len(dataset.splits["val"]) < LEAST_CALIBRATION:
-        held = plural("image", len(dataset.splits["val"]))
-        log.line(f"probabilities are not calibrated: val has {held}, fewer than {LEAST_CALIBRATION}")
+    if why := too_few(dataset):
+        log.line(why)
         return
     classifier = modelfile.load(folder, device=plan.config.engine.device)
     batches = EvalLoader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
@@ -63,6 +62,13 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
     temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
     write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
     log.line(f"probabilities are calibrated on val: temperature {temperature:.2f}")
+
+
+def too_few(dataset: Dataset) -> str:
+    """What to say of a val split that is too small to calibrate on; nothing where it is not, or is none."""
+    held = len(dataset.splits.get("val", ()))
+    few = f"probabilities are not calibrated: val has {plural('image', held)}, fewer than {LEAST_CALIBRATION}"
+    return few if 0 < held < LEAST_CALIBRATION and dataset.task == "single" else ""
 
 
 def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> None:
@@ -125,7 +131,7 @@ def report_data(
             "median image": f"{plan.facts.width} x {plan.facts.height} px",
             "network input": f"{plan.preprocess.channels} x {plan.preprocess.size} x {plan.preprocess.size}",
         },
-        notices=(*dataset.notes, *plan.notes),
+        notices=tuple(filter(None, (*dataset.notes, *plan.notes, too_few(dataset)))),
         choices=[(choice.field, choice.value, choice.reason) for choice in plan.choices],
         config=configs.to_dict(config),
         environment={"system": platform.platform()} | plan.versions,

@@ -28,11 +28,13 @@ import plusx as package
 from plusx import config as configs
 from plusx.claim import claimed
 from plusx.config import DataConfig
-from plusx.data import EvalLoader, Preprocess, decode, open_dataset, scan, statistics
+from plusx.data import Dataset, EvalLoader, Preprocess, Split, decode, open_dataset, scan, statistics
+from plusx.data.names import Names
 from plusx.data.sources import SOURCES
 from plusx.engine import Log, fit_temperature, predict_logits
 from plusx.errors import DataError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
+from plusx.finish import too_few
 from plusx.modelfile import load
 from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
@@ -939,6 +941,8 @@ def test_one_answer_in_training_evaluation_and_prediction(workers: int, tmp_path
     n, best = len(held), run["best"]["top1"]
     assert (run["n_val"], n) == (18, 18)
     assert "probabilities are not calibrated: val has 18 images, fewer than 50" in ran.err
+    page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
+    assert "probabilities are not calibrated: val has 18 images, fewer than 50" in page
     assert 1 / 3 < best < 1, "learnt, and not so easy that every way of counting agrees"
     seen: Evaluation = package.evaluate(out, data)
     told = json.loads(plusx("evaluate", out, data, "--json").out)
@@ -990,6 +994,14 @@ def test_images_that_were_trained_on_are_counted_wherever_they_lie_now(tmp_path:
     alone = shutil.copy(run.model_file, tmp_path / "alone.safetensors")
     assert "trained on" not in "".join(evaluate(alone, tmp_path / "other").notes)  # nobody can know
     assert told in evaluate(alone, tmp_path / "other", others=[run]).notes
+
+
+@pytest.mark.parametrize(("n", "task", "told"), [(49, "single", True), (50, "single", False), (49, "multi", False)])
+def test_fifty_images_are_enough_to_calibrate_on(n: int, task: str, told: bool) -> None:
+    val = Split("val", np.arange(n) % 2, None, Names("x" * n), np.zeros((n, 1, 2, 2), np.uint8))
+    dataset = Dataset("x", "x", ("a", "b"), task, {"val": val})
+    assert too_few(dataset) == ("probabilities are not calibrated: val has 49 images, fewer than 50" if told else "")
+    assert too_few(dataset.changed(splits={})) == ""
 
 
 def test_the_model_file_is_calibrated_and_says_what_was_measured(tmp_path: Path) -> None:
