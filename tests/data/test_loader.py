@@ -391,11 +391,17 @@ def test_a_worker_that_cannot_be_started_is_told(photos: Split, monkeypatch: pyt
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
-from tests.data.test_loader import *
+import numpy as np
+from plusx.config import AugmentConfig
+from plusx.data import Preprocess, Split, TrainLoader
+from plusx.data.names import Names
 
 def main():
-    paths = tuple(sys.argv[2:]) * 20
-    loader = make(Split("train", np.arange(len(paths)) % 3, Names(paths), Names(paths)), "photo", 2, crop="resized")
+    rules = Preprocess(size=24, resize=32, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    paths = Names(sys.argv[2:] * 20)
+    split = Split("train", np.arange(len(paths)) % 3, paths, paths)
+    augment = AugmentConfig(crop="resized")
+    loader = TrainLoader(split, rules, augment, n_classes=3, mode="photo", batch=4, seed=1, workers=2)
     epoch = loader.epoch(0)
     next(epoch)
     children = multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""Runs of two processes, as torchrun starts them: the same run as one, whatever happens to a rank."""
+"""Runs of two processes, under torchrun or under its agent alone: the same run as one, whatever happens to a rank."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from plusx.config import DataConfig
 from plusx.data import EvalLoader, open_dataset
 from plusx.engine import measure
 
-DRIVER = Path(__file__).parent / "driver.py"
+DRIVER, LAUNCH = (Path(__file__).parent / name for name in ("driver.py", "launch.py"))
 OPTIONS = ["schedule.epochs=2", "engine.batch=16", "model.name=resnet8", "model.width=8", "engine.checkpoint_steps=5"]
 STEPS = 14  # of 111 images
 
@@ -66,12 +66,19 @@ class Outcome:
 
 
 def launch(
-    folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0
+    folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0, torchrun: bool = False
 ) -> "subprocess.Popen[str]":
-    """Begins a run in `folder`, which may hold a part of it already, in a process group of its own."""
+    """Begins a run in `folder`, which may hold a part of it already, in a process group of its own.
+
+    Under `torchrun` every rank imports PyTorch; else they are forks of one process that has.
+    """
     (folder / "seen").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*command, f"--max-restarts={restarts}"] if processes > 1 else [sys.executable]
+    command = [sys.executable]
+    if torchrun:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command += [f"--max-restarts={restarts}"]
+    elif processes > 1:
+        command += [str(LAUNCH), str(processes), str(restarts)]
     changed = {"OMP_NUM_THREADS": "1", "OBSERVED": str(folder / "seen"), "FAULT": fault or "none:-1:-1"}
     return subprocess.Popen(
         [*command, str(DRIVER), str(data), str(folder / "run"), *OPTIONS, *options],
@@ -93,9 +100,9 @@ def ended(folder: Path, process: "subprocess.Popen[str]", seconds: float = 120) 
     return Outcome(folder, subprocess.CompletedProcess(process.args, process.returncode, out, err))
 
 
-def start(folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0) -> Outcome:
-    """A run in `folder` from its beginning to its end."""
-    return ended(folder, launch(folder, data, processes, *options, fault=fault, restarts=restarts))
+def start(folder: Path, data: Path, processes: int, *options: str, **how: Any) -> Outcome:
+    """A run in `folder` from its beginning to its end; `how` is for `launch`."""
+    return ended(folder, launch(folder, data, processes, *options, **how))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +139,7 @@ def test_examples_are_counted_once_however_they_are_shared(data: Path, two: Outc
 def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     data: Path, two: Outcome, tmp_path: Path, fault: str
 ) -> None:
-    outcome = start(tmp_path, data, 2, fault=fault, restarts=3)
+    outcome = start(tmp_path, data, 2, fault=fault, restarts=3, torchrun=fault == "kill:1:7")
     assert outcome.done.returncode == 0, outcome.done.stderr
     kind, rank, step = fault.split(":")
     step = step if kind == "kill" else r"\d+"
