@@ -6,6 +6,7 @@ hyper-parameters; their values live in `recipes/` alone. This module imports nei
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -234,7 +235,13 @@ class Facts:
     aspect: float = 1.0  # median of longer side over shorter side
 
 
-SECTIONS: dict[str, Any] = {n: hint for n, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
+@functools.cache
+def _hints(owner: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, which Python parses anew each time."""
+    return typing.get_type_hints(owner)
+
+
+SECTIONS: dict[str, Any] = {n: hint for n, hint in _hints(Config).items() if is_dataclass(hint)}
 
 
 def sections(config: Config) -> dict[str, Any]:
@@ -246,7 +253,7 @@ def fields() -> list[dict[str, str]]:
     """Every field for people: name, type, default and documentation."""
     rows = []
     for name, section in SECTIONS.items():
-        hints = typing.get_type_hints(section)
+        hints = _hints(section)
         for f in dataclasses.fields(section):
             choices = f.metadata["choices"]
             kind = "|".join(map(str, choices)) if choices else _type_name(hints[f.name])
@@ -279,9 +286,7 @@ def parse_overrides(texts: Iterable[str], flags: Mapping[str, Any] | None = None
             once.
     """
     known = {
-        f"{s}.{f.name}": (typing.get_type_hints(c)[f.name], f.metadata)
-        for s, c in SECTIONS.items()
-        for f in dataclasses.fields(c)
+        f"{s}.{f.name}": (_hints(c)[f.name], f.metadata) for s, c in SECTIONS.items() for f in dataclasses.fields(c)
     }
     changes = dict(flags or {})
     typed = known | {"seed": (int, Config.__dataclass_fields__["seed"].metadata)}
@@ -382,7 +387,7 @@ def _parse(raw: str, hint: Any) -> Any:
 
 
 def _field_problems(prefix: str, owner: Any) -> list[str]:
-    hints = typing.get_type_hints(type(owner))
+    hints = _hints(owner.__class__)
     fields = [f for f in dataclasses.fields(owner) if f.metadata]  # the sections of a config have none
     values = [(f.name, getattr(owner, f.name), f.metadata) for f in fields]
     return [p for name, value, metadata in values for p in _value_problems(prefix + name, value, hints[name], metadata)]
