@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.__main__ import RESULTS, surroundings
+from plusx.demo import write_digits
 
 
 def plusx(*arguments: str) -> dict[str, Any]:
@@ -42,10 +43,10 @@ def main() -> None:
     parser.add_argument("--cifar10", help="folder that holds cifar-10-batches-bin; else it is downloaded")
     asked = parser.parse_args()
     document = surroundings()
-    demo = plusx("demo", "--out", str(asked.out / "demo"))
+    digits, run = str(write_digits(asked.out / "demo" / "digits")), str(asked.out / "digits")
     root = ("--set", f"data.root={asked.cifar10}") if asked.cifar10 else ()
     document["runs"] = [
-        row("make demo", demo, demo["test"]),
+        row("plusx train demo/digits", plusx("train", digits, "--out", run), plusx("evaluate", run, digits)),
         trained(asked.out, "fashion-mnist", 5),
         trained(asked.out, "cifar10", 15, *root),
     ]

@@ -316,8 +316,8 @@ def test_json_of_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plusx import demo
 
-    short = functools.partial(demo.train, model="resnet8", overrides=("model.width=8", "schedule.steps=3"))
-    monkeypatch.setattr(demo, "train", short)
+    monkeypatch.setattr(demo, "train", functools.partial(demo.train, model="resnet8", overrides=("model.width=8",)))
+    monkeypatch.setattr(demo, "EPOCHS", 1)
     found = value(plusx("demo", "--out", tmp_path / "demo", "--json"))
     assert found.keys() >= {*RUN_KEYS, "test", "predictions"}
     assert found["test"]["n"] == 359
