@@ -21,6 +21,7 @@ from plusx.data.transforms import Preprocess
 from plusx.engine import tensorfile
 from plusx.errors import ConfigError, ModelFileError, TrainingError
 from plusx.models import create_model
+from tests.pace import pace
 
 CLASSES = ["cat", "dög", "emu"]
 RULES = Preprocess(size=8, resize=8, fit="crop", channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
@@ -256,7 +257,7 @@ def test_hostile_documents_are_refused_fast(good: Path, tmp_path: Path, kind: st
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ModelFileError) as error:
         modelfile.load(path)
-    assert time.process_time() - start < 0.2
+    assert time.process_time() - start < 8 * pace()  # a fifth of a second
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # kB
     assert str(path) in error.value.message
     assert len(str(error.value)) < 800
