@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plusx.engine import tensorfile
 from plusx.errors import ModelFileError, TrainingError
+from tests.pace import pace
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_hostile_files_are_refused_fast(tmp_path: Path, kind: str) -> None:
     start = time.process_time()
     with pytest.raises(ModelFileError) as error:
         tensorfile.read(path)
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 4 * pace()  # a tenth of a second
     assert str(path) in error.value.message
     assert len(str(error.value)) < 600
 
