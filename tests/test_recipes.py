@@ -172,7 +172,7 @@ def test_epochs_rescale_the_schedule(name: str, epochs: int) -> None:
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(ConfigError, match=r"recipe: got 'photos', expected one of .*photo-finetune"):
+    with pytest.raises(ConfigError, match=rf"recipe: got 'photos', expected one of {', '.join(RECIPES)}\."):
         get_recipe("photos")
 
 

@@ -5,7 +5,7 @@ from statistics import median
 from plusx.evaluation import evaluate
 from plusx.models.probe import droppable_blocks, without_block
 from plusx.result import Run
-from plusx.studies.core import Claim, Figure, Study, limit, lower
+from plusx.studies.core import Claim, Figure, Study, is_lower, limit
 from plusx.studies.curves import Measured
 from plusx.studies.settings import cifar_arms, named
 from plusx.studies.trained import trained
@@ -44,9 +44,8 @@ STUDY = Study(
     arms=cifar_arms(named("plain32", "resnet32"), steps=STEPS),
     measure=measure,
     claims=(
-        Claim(
-            "A block of the residual net costs less than one of the plain net.",
-            lambda r: lower(r, "median_cost", "resnet32", "plain32"),
+        is_lower(
+            "A block of the residual net costs less than one of the plain net.", "median_cost", "resnet32", "plain32"
         ),
         Claim(
             f"A block of the residual net costs under {SMALL:g} points.",

@@ -13,7 +13,7 @@ from torch import nn
 from plusx.errors import PlusxError
 from plusx.models.probe import gradient_norms
 from plusx.result import Run
-from plusx.studies.core import Claim, Figure, Study, Watch, limit, lower
+from plusx.studies.core import Claim, Figure, Study, Watch, is_lower, limit
 from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.settings import cifar_arms
 
@@ -121,15 +121,15 @@ STUDY = Study(
     arms=cifar_arms(NETS, steps=STEPS),
     measure=measure,
     claims=(
-        Claim(
+        is_lower(
             "The notes: without batch norm, the deeper net has the smaller gradients in its first layers at the start, "
             "with Xavier's initialisation.",
-            lambda r: lower(r, "start_norm", "no-norm-xavier-56", "no-norm-xavier-20"),
+            *("start_norm", "no-norm-xavier-56", "no-norm-xavier-20"),
             early=True,
         ),
-        Claim(
+        is_lower(
             "The notes: without batch norm, it has them with He's initialisation too.",
-            lambda r: lower(r, "start_norm", "no-norm-he-56", "no-norm-he-20"),
+            *("start_norm", "no-norm-he-56", "no-norm-he-20"),
             early=True,
         ),
         Claim(
@@ -158,9 +158,9 @@ STUDY = Study(
             lambda r: limit(r, "start_share", "residual-56", above=0.1, below=10),
             early=True,
         ),
-        Claim(
+        is_lower(
             "The paper: the deeper plain net has the higher training error all the same.",
-            lambda r: lower(r, "train_error", "plain-20", "plain-56"),
+            *("train_error", "plain-20", "plain-56"),
         ),
     ),
     watch=watch,
