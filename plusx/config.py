@@ -48,9 +48,7 @@ class DataConfig:
     root: str | None = option("folder searched first for a named data set", None)
     mode: str | None = option("small: in memory; photo: decoded by workers", None, choices=("small", "photo"))
     size: int | None = option("side of the square network input, px", None, low=1, below=MAX_SIDE + 1)
-    resize: int | None = option(
-        "shorter side before the centre crop at evaluation, px", None, low=1, below=MAX_SIDE + 1
-    )
+    resize: int | None = option("shorter side before evaluation's centre crop, px", None, low=1, below=MAX_SIDE + 1)
     fit: str | None = option("what makes an image square at evaluation", None, choices=("crop", "pad", "stretch"))
     channels: int | None = option("input channels: 1 gray, 3 RGB", None, choices=(1, 3))
     normalize: str = option(
@@ -59,17 +57,11 @@ class DataConfig:
         "channel",
         choices=("channel", "imagenet", "weights", "pixel", "none"),
     )
-    val_fraction: float | None = option(
-        "share of the training examples held out where no val split is given", None, low=0, below=1
-    )
+    val_fraction: float | None = option("share of train held out where no val split is given", None, low=0, below=1)
     split_seed: int = option("seed of that split", 0, low=0, below=2**63)
     workers: int | None = option("decoding processes", None, low=0)
-    max_pixels: int = option(
-        "largest image accepted, from its header; Pillow opens none above 178,956,970",
-        MAX_PIXELS,
-        low=1,
-        below=MOST_PIXELS + 1,
-    )
+    copies: int | None = option("large photos train from copies of this shorter side or more, px; 0: none", None, low=0)
+    max_pixels: int = option("largest image accepted, width times height", MAX_PIXELS, low=1, below=MOST_PIXELS + 1)
     background: int = option("gray level under transparent pixels, 0 to 255", 255, low=0, below=256)
 
 
@@ -86,19 +78,15 @@ class AugmentConfig:
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
     shorter_side: tuple[int, int] | None = option("range of the shorter side for scale, px", None, low=1)
     flip: str | None = option(
-        "mirror: never, at random, or every other epoch", None, choices=("none", "random", "alternate")
+        "mirror never, at random, every other epoch", None, choices=("none", "random", "alternate")
     )
     size: int | None = option("side of training crops, px; auto is data.size", None, low=1)
-    policy: str = option(
-        "operation on each image: none; trivial: one at random (TrivialAugment)", "none", choices=("none", "trivial")
-    )
+    policy: str = option("an operation at random on each image (TrivialAugment)", "none", choices=("none", "trivial"))
     cutout: int = option("side of the square set to the mean, px; 0 is off", 0, low=0)
     erase: float = option("chance that a random rectangle is set to the mean; 0 is off", 0.0, low=0, below=1)
     repeats: int = option("times an epoch has an example, each augmented anew; it has fewer examples then", 1, low=1)
     colour: float = option("size of PCA colour shifts; the paper's is 0.1, 0 is off", 0.0, low=0)
-    colours: str = option(
-        "whose colour directions: the training set's or ImageNet's", "train", choices=("train", "imagenet")
-    )
+    colours: str = option("whose directions: the training set's or ImageNet's", "train", choices=("train", "imagenet"))
     mixup: float = option("alpha of mixup's Beta distribution; 0 is off", 0.0, low=0)
     cutmix: float = option("alpha of cutmix's Beta distribution; 0 is off", 0.0, low=0)
 
@@ -131,9 +119,7 @@ class OptimConfig:
     weight_decay: float = option("weight decay", low=0, below=HUGE)
     momentum: float = option("momentum (sgd) or beta1 (adamw)", 0.9, low=0, below=1)
     nesterov: bool = option("Nesterov momentum (a departure)", False)
-    decay: str = option(
-        "what decays: weights only, or biases and batch norm too", "weights", choices=("weights", "all")
-    )
+    decay: str = option("what decays: weights, or biases and batch norm too", "weights", choices=("weights", "all"))
     clip_norm: float | None = option("largest gradient norm", None, low=1e-9)
     class_weights: str = option("in the loss; balanced: rare ones weigh more", "none", choices=("none", "balanced"))
     label_smoothing: float = option("label smoothing, 0..1", 0.0, low=0, below=1)
@@ -156,17 +142,9 @@ class ScheduleConfig:
     milestones: tuple[float, ...] = option("shares of the run at which multistep decays", (), low=0, below=1)
     patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
     factor: float = option("decay factor at each milestone or plateau", 0.1, low=0, below=HUGE)
-    final: float = option(
-        "learning rate that cosine and linear would reach a step after the last, as a share of the peak",
-        0.0,
-        low=0,
-        below=HUGE,
-    )
+    final: float = option("share of the peak left at the end of cosine and linear", 0.0, low=0, below=HUGE)
     final_weight_decay: float = option(
-        "weight decay to which a straight line leads, a step after the last, as a share of optim.weight_decay",
-        1.0,
-        low=0,
-        below=HUGE,
+        "share of weight_decay left at the end, down a straight line", 1.0, low=0, below=HUGE
     )
 
 
@@ -182,9 +160,7 @@ class EngineConfig:
     cuda_graphs: bool = option("replay the passes over full batches, in a run of one process on a GPU", False)
     sync_bn: bool = option("batch norm over the images of all processes, not of each alone", False)
     ema: float = option("decay of the averaged weights per step; 0 is off", 0.0, low=0, below=1)
-    precise_bn: int = option(
-        "batches whose mean replaces batch norm's running statistics at the end; 0 is off", 0, low=0
-    )
+    precise_bn: int = option("batches whose mean replaces running statistics at the end; 0 is off", 0, low=0)
     evaluate_every: int = option("epochs between evaluations", 1, low=1)
     select: str | None = option("which evaluation's weights become the model file", None, choices=("best", "last"))
     checkpoint_steps: int | None = option("steps between checkpoints, besides the one at each epoch's end", None, low=1)

@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from plusx.report import ReportData, build
 from plusx.result import Run
 from plusx.text import plural
 
+COPIES = "copies"  # of large photos, in a run's folder while it trains
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
 
 
@@ -72,7 +74,7 @@ def too_few(dataset: Dataset) -> str:
 
 
 def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: Log) -> None:
-    """Evaluate the model file as anyone would, write the report, and record that the run is done."""
+    """Evaluate the model file as anyone would, write the report, clean up, and record that the run is done."""
     watched = dataset.watched
     assert watched is not None
     config = plan.config
@@ -95,6 +97,7 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         classifier = modelfile.load(folder, device=config.engine.device)
         evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
     calibrated = classifier.meta.get("temperature") is not None
+    shutil.rmtree(folder / COPIES, ignore_errors=True)
     build(report_data(run, plan, dataset, evaluation, result, calibrated), folder / "report.html")
     write_json(folder / modelfile.RECORD, {"request": vars(plan.request), **run.to_dict()})
     log.line(f"finished: {folder}")

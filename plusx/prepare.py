@@ -239,17 +239,6 @@ def make_preprocess(
 
 def plain_preprocess(data: DataConfig) -> Preprocess:
     """The evaluation transform without a normalisation."""
-    assert data.size is not None, "choose fills this"
-    assert data.channels is not None, "choose fills this"
-    assert data.resize is not None, "choose fills this"
-    assert data.fit is not None, "choose fills this"
-    return Preprocess(
-        size=data.size,
-        resize=data.resize,
-        fit=data.fit,
-        channels=data.channels,
-        mean=(0.0,) * data.channels,
-        std=(1.0,) * data.channels,
-        background=data.background,
-        max_pixels=data.max_pixels,
-    )
+    known = {name: getattr(data, name) for name in ("size", "resize", "fit", "channels", "background", "max_pixels")}
+    assert None not in known.values(), "choose fills these"
+    return Preprocess(**known, mean=(0.0,) * known["channels"], std=(1.0,) * known["channels"])

@@ -19,13 +19,14 @@ from plusx.claim import claimed
 from plusx.data import Dataset, EvalLoader, TrainLoader, open_dataset, source_of
 from plusx.data.check import USABLE, CheckReport
 from plusx.data.check import check as check_data
+from plusx.data.copies import Copies
 from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
 from plusx.engine import Log, Metrics, Trainer, begun, distributed, measure
 from plusx.engine.distributed import ALONE, World
 from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
-from plusx.finish import calibrate, finish, write_model
+from plusx.finish import COPIES, calibrate, finish, write_model
 from plusx.initial import fill, start_network
 from plusx.plan import Plan, Request, read_json, recorded_request
 from plusx.prepare import check_request, held_out_before, prepare
@@ -181,24 +182,27 @@ def make_trainer(
     start = None if begun(folder) else plan.request.weights
     if start is not None:
         fill(network, start, classes, log)
-    common: dict[str, Any] = {"mode": config.data.mode, "workers": config.data.workers, "device": device}
+    common: dict[str, Any] = {"workers": config.data.workers, "device": device}
+    side = config.data.copies
     with log.counting("images into memory") as progress:
         train_batches = TrainLoader(
             dataset.splits["train"],
             plan.preprocess,
             config.augment,
             n_classes=len(classes),
+            mode=config.data.mode,
             batch=config.engine.batch,
             seed=config.seed,
             progress=progress,
             colours=plan.colours,
+            copies=Copies(folder / COPIES, side, plan.preprocess) if side else None,
             rank=world.rank,
             processes=world.size,
             **common,
         )
     # Whole batches, so that each is computed as one process would.
     part = watched.part(world.rank, world.size, eval_batch(plan.preprocess.size))
-    eval_batches = EvalLoader(part, plan.preprocess, **common)
+    eval_batches = EvalLoader(part, plan.preprocess, keep=True, **common)
 
     def keep(module: nn.Module, metrics: Metrics, row: dict[str, Any]) -> None:
         measured = {"data": dataset.name, "split": watched.name, "epoch": row["epoch"], **metrics.to_dict()}

@@ -54,7 +54,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         left = [field for field, value in resolved(config).items() if value is None]
         allowed = {"data.root", "data.val_fraction", "model.shortcut", "model.stride_in", "model.stem", "model.width"}
         allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
-        allowed |= {"model.norm_order", "augment.size"}
+        allowed |= {"model.norm_order", "augment.size", "data.copies"}
         allowed |= {"augment.shorter_side"} if config.augment.crop != "scale" else set()
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
@@ -336,6 +336,20 @@ def test_workers_are_one_a_core_up_to_sixteen() -> None:
     found = [chosen("data.workers", "photo", IMAGENET, Machine("cpu", cores)) for cores in (1, 16, 17)]
     assert found == [1, 16, 16]
     assert chosen("data.workers", "small", CIFAR) == 0
+
+
+def test_large_photos_get_copies_of_twice_the_crop() -> None:
+    def copies(width: int, height: int, recipe: str = "photo", machine: Machine = CPU, **given: object) -> object:
+        files = bool(given.pop("files", True))
+        return chosen("data.copies", recipe, other(IMAGENET, width=width, height=height, files=files), machine, **given)
+
+    assert [copies(*sides) for sides in ((3000, 512), (512, 3000), (3000, 511), (511, 3000))] == [256, 256, None, None]
+    assert [copies(4000, 3000, machine=GPU), copies(1000, 895, machine=GPU), copies(500, 375)] == [448, None, None]
+    assert copies(4000, 3000, augment__size=176) == 352
+    assert copies(4000, 3000, data__copies=0) == 0
+    assert copies(4000, 3000, files=False) is None
+    assert copies(4000, 3000, "small", data__size=32) is None
+    assert copies(4000, 3000, "imagenet-paper") == 0
 
 
 @pytest.mark.parametrize("recipe", ["small", "photo", "photo-finetune"])

@@ -31,7 +31,7 @@ from plusx.config import DataConfig
 from plusx.data import Dataset, EvalLoader, Preprocess, Split, decode, open_dataset, scan, statistics
 from plusx.data.names import Names
 from plusx.data.sources import SOURCES
-from plusx.engine import Log, fit_temperature, predict_logits
+from plusx.engine import Log, Stopped, fit_temperature, predict_logits
 from plusx.errors import DataError, ModelFileError, PlusxError
 from plusx.evaluation import Evaluation, evaluate
 from plusx.finish import too_few
@@ -44,7 +44,7 @@ from plusx.recipes import RECIPES
 from plusx.result import Run
 from plusx.run import default_folder, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
-from tests.data.making import class_folders
+from tests.data.making import class_folders, picture
 
 LONG = ("--epochs", "4", *SMALL)  # 180 steps: a second or more after the first evaluation
 PHOTO = (
@@ -1089,6 +1089,30 @@ def test_the_normalisation_of_imagenet(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     rules = package.load(tmp_path / "run").preprocess
     assert (rules.mean, rules.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path) -> None:
+    """Kept while the run may go on, and gone at its end, which is that of one that was never stopped."""
+    for i in range(12):
+        picture(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg", i, (3 * 32, 2 * 32))
+    common: dict[str, Any] = {"recipe": "photo", "size": 16, "model": "resnet8", "epochs": 2}
+    fields = ("model.width=8", "engine.precision=fp32", "engine.threads=1", "engine.batch=4", "data.workers=1")
+    whole = package.train(tmp_path / "photos", out=tmp_path / "whole", **common, overrides=fields)
+    assert "data.copies = 32: photos of 96 x 64 px are slow" in (whole.folder / "log.txt").read_text()
+
+    def stop(step: int, module: object) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        package.train(tmp_path / "photos", out=tmp_path / "run", **common, overrides=fields, on_step=stop)
+    assert len(list((tmp_path / "run" / "copies").iterdir())) >= 8
+    package.train(tmp_path / "photos", out=tmp_path / "run", **common, overrides=fields)
+    assert not (tmp_path / "run" / "copies").exists()
+    assert not (tmp_path / "whole" / "copies").exists()
+    assert model_file(tmp_path / "run") == model_file(tmp_path / "whole")
+    other = package.train(tmp_path / "photos", out=tmp_path / "no", **common, overrides=(*fields, "data.copies=0"))
+    assert model_file(other.folder) != model_file(whole.folder)
 
 
 def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:

@@ -131,6 +131,33 @@ def decode_crop(
         return _tensor(image.crop((left, top, right, bottom)), channels, background)
 
 
+def decode_smaller(
+    source: Source, side: int, *, max_pixels: int = MAX_PIXELS, channels: int = 3, background: int = 255
+) -> Tensor | None:
+    """A large image, upright, at a whole fraction of its size.
+
+    Arguments:
+        source: path of a regular file, or a file's bytes.
+        side: what is left of the shorter side is this at least, px.
+        max_pixels: as for `decode`.
+        channels: as for `decode`.
+        background: as for `decode`.
+
+    Returns:
+        uint8 (H, W, C); None of an image less than twice as large as `side`, or with more than 8 bits.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(source, None, max_pixels) as (image, turn, _):
+        if min(image.size) < 2 * side or image.mode in _DEEP:
+            return None
+        image = _upright(image, turn, _scale(min(image.size), side))
+        if image.mode in ("L", "RGB", "RGBA", "CMYK"):  # a palette has nothing between its colours
+            image = image.reduce(min(image.size) // side)  # all of it but in a JPEG, which is small already
+        return _tensor(image, channels, background)
+
+
 def image_error(source: object, name: str | None, reason: str) -> ImageError:
     """What is wrong with an image; without the hint to run `plusx check` where it is no file."""
     if isinstance(source, str | os.PathLike):

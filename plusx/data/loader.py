@@ -5,7 +5,7 @@ What an epoch yields is a function of (seed, epoch, position) alone: example ord
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from torch import Tensor
 from plusx.config import AugmentConfig
 from plusx.data import augment as changes
 from plusx.data.colour import Colours, shift_colours
+from plusx.data.copies import Copies
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
@@ -31,7 +32,7 @@ R = TypeVar("R")
 Ids = NDArray[np.int64]
 
 STEPS_AHEAD = 64  # steps whose example order is computed at a time
-KEPT_BYTES = 2**30  # preprocessed evaluation images up to this size stay in memory
+KEPT_BYTES = 2**30  # of preprocessed evaluation images that stay in memory
 
 
 class Batch(NamedTuple):
@@ -65,6 +66,7 @@ class TrainLoader:
         device: where batches go.
         progress: called with (done, total) while files are read into memory.
         colours: directions of the colour shifts, whose size is `augment.colour`; None shifts none.
+        copies: what large files are decoded from in "photo" mode, instead of them.
         rank: which part of each batch to give.
         processes: how many share each batch.
 
@@ -91,6 +93,7 @@ class TrainLoader:
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
         colours: Colours | None = None,
+        copies: Copies | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -102,7 +105,8 @@ class TrainLoader:
             self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
         else:
             room = 4 * (batch + 1) * preprocess.channels * preprocess.size**2  # bytes; a step may hold one more
-            self._pixels = _Photos(split, preprocess, augment, seed, workers or 0, room)
+            cutter = _Cutter(split.images, preprocess, augment, seed, copies)
+            self._pixels = _Photos(split.paths, cutter, workers or 0, room)
         self._plan = batch_bounds(len(split), batch, processes)
         self._rank, self._processes = rank, processes
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
@@ -228,53 +232,50 @@ class _Task(NamedTuple):
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True)
 class _Cutter:
     """Decodes, crops and mirrors: the part of a photo loader that runs in the workers."""
 
-    def __init__(
-        self, images: NDArray[np.uint8] | None, preprocess: Preprocess, augment: AugmentConfig, seed: int
-    ) -> None:
-        self._images, self._preprocess, self._augment, self._seed = images, preprocess, augment, seed
+    images: NDArray[np.uint8] | None
+    preprocess: Preprocess
+    augment: AugmentConfig
+    seed: int
+    copies: Copies | None
 
     def cut(self, task: _Task, alive: Callable[[], None] = lambda: None) -> Tensor:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255. Calls `alive` for each image."""
-        augment, size = self._augment, self._preprocess.size
-        draws = changes.crop_draws(self._seed, task.epoch, task.ids)
-        sources = task.paths if self._images is None else [self._images[i] for i in task.ids % len(self._images)]
+        augment, size = self.augment, self.preprocess.size
+        draws = changes.crop_draws(self.seed, task.epoch, task.ids)
+        sources = task.paths if self.images is None else [self.images[i] for i in task.ids % len(self.images)]
         found = []
         for source, drawn in zip(sources, draws, strict=True):
             found.append(self._cut_one(source, drawn))
             alive()
         deep = [one.is_floating_point() for one in found]
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if any(deep) else torch.uint8)
-        which = changes.mirrored(augment, self._seed, task.epoch, task.ids)
+        which = changes.mirrored(augment, self.seed, task.epoch, task.ids)
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = changes.padded(pixels, augment.pad, changes.fill_colour(augment, self._preprocess.mean))
-            corners = changes.shifts(augment.pad, self._seed, task.epoch, task.ids)
+            stored = changes.padded(pixels, augment.pad, changes.fill_colour(augment, self.preprocess.mean))
+            corners = changes.shifts(augment.pad, self.seed, task.epoch, task.ids)
             corners = changes.shifts_of_mirrored(corners, which, augment.pad)
             pixels = changes.windows(stored, np.arange(len(found)), corners, size)
-        return _varied(pixels, augment, self._seed, task.epoch, task.ids, deep)
+        return _varied(pixels, augment, self.seed, task.epoch, task.ids, deep)
 
-    def _cut_one(self, source: str | NDArray[np.uint8], draws: list[float]) -> Tensor:
+    def _cut_one(self, source: str | bytes | NDArray[np.uint8], draws: list[float]) -> Tensor:
         """(S, S, C) in 0..255 of a file or an array (C, H, W), not yet mirrored or translated."""
-        rules, size = self._preprocess, self._preprocess.size
+        if self.copies and isinstance(source, str):
+            source = self.copies.source(source)
+        rules, size = self.preprocess, self.preprocess.size
 
         def choose(height: int, width: int) -> Box:
-            return changes.crop_box(self._augment, draws, height, width, size)
+            return changes.crop_box(self.augment, draws, height, width, size)
 
-        if self._augment.crop not in changes.RANDOM_CROPS:
+        if self.augment.crop not in changes.RANDOM_CROPS:
             return _plain(rules.decode(source), rules)
-        if isinstance(source, str):
-            crop = decode_crop(
-                source,
-                choose,
-                size,
-                max_pixels=rules.max_pixels,
-                channels=rules.channels,
-                background=rules.background,
-            )
+        if isinstance(source, str | bytes):
+            crop = decode_crop(source, choose, size, **rules.decoding)
         else:
             top, left, high, wide = choose(*source.shape[1:])
             image = torch.from_numpy(source[:, top : top + high, left : left + wide])
@@ -286,11 +287,8 @@ class _Cutter:
 class _Photos:
     """Photos decoded by worker processes, or, without any, by a thread of this one."""
 
-    def __init__(
-        self, split: Split, preprocess: Preprocess, augment: AugmentConfig, seed: int, workers: int, room: int
-    ) -> None:
-        self._cutter = _Cutter(split.images, preprocess, augment, seed)
-        self._paths, self._workers, self._room = split.paths, workers, room
+    def __init__(self, paths: Sequence[str] | None, cutter: _Cutter, workers: int, room: int) -> None:
+        self._paths, self._cutter, self._workers, self._room = paths, cutter, workers, room
         self._pool: Workers | None = None  # waits here between epochs
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
@@ -323,7 +321,7 @@ class EvalLoader:
     Arguments:
         split: what to evaluate.
         preprocess: the evaluation transform.
-        mode: "small" keeps the results for the next time where they take at most 1 GiB.
+        keep: the first 1 GiB of the results stays in memory for the next time.
         batch: examples a batch; None is `eval_batch`'s.
         workers: decoding threads; None or 0 is one a core.
         device: where batches go.
@@ -337,7 +335,7 @@ class EvalLoader:
         split: Split,
         preprocess: Preprocess,
         *,
-        mode: str | None = None,
+        keep: bool = False,
         batch: int | None = None,
         workers: int | None = None,
         device: torch.device | str = "cpu",
@@ -347,8 +345,9 @@ class EvalLoader:
         self._batch, self._workers = batch or eval_batch(preprocess.size), workers
         self._device = torch.device(device)
         self._targets = torch.from_numpy(split.targets)
-        self._keep = mode == "small" and 4 * self.n * preprocess.channels * preprocess.size**2 <= KEPT_BYTES
-        self._kept: list[Tensor] = []
+        fit = KEPT_BYTES // (4 * self._batch * preprocess.channels * preprocess.size**2)
+        self._room = fit if keep else 0  # batches
+        self._kept: list[Tensor] = []  # the first ones
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of `batch` examples; the last may be smaller.
@@ -356,21 +355,23 @@ class EvalLoader:
         Raises:
             ImageError: a file that cannot be decoded.
         """
-        kept, start = [], 0
-        for images in self._kept or self._computed():
-            if self._keep:
-                kept.append(images)
+        start = 0
+        for number, images in enumerate(itertools.chain(tuple(self._kept), self._computed(len(self._kept)))):
+            if number == len(self._kept) < self._room:
+                self._kept.append(images)
             ids = torch.arange(start, start + len(images))
             yield Batch(images.to(self._device), self._targets[ids].to(self._device), ids, len(ids))
             start += len(images)
         assert start == self.n, (start, self.n)
-        self._kept = kept
 
-    def _computed(self) -> Iterator[Tensor]:
+    def _computed(self, done: int) -> Iterator[Tensor]:
+        """Batches after the first `done`."""
         split, rules = self._split, self._preprocess
+        if done:
+            split = split.take(np.arange(self.n) >= done * self._batch)
         if split.images is not None and rules.keeps(split.images.shape[1:]):
             # Nothing to resize: elementwise operations give each image its own bits in any company.
-            for start in range(0, self.n, self._batch):
+            for start in range(0, len(split), self._batch):
                 images = torch.from_numpy(split.images[start : start + self._batch])
                 yield rules.normalize(images.to(torch.float32).div_(255))
         else:

@@ -127,14 +127,12 @@ class Preprocess:
         if not isinstance(source, str | os.PathLike | bytes):
             got = f"got {type(source).__name__}, expected a path, a file's bytes or an array"
             raise image_error(source, name or "image", got)
-        return decode(
-            source,
-            max_pixels=self.max_pixels,
-            channels=self.channels,
-            background=self.background,
-            name=name,
-            min_side=min_side,
-        )
+        return decode(source, name=name, min_side=min_side, **self.decoding)
+
+    @property
+    def decoding(self) -> dict[str, int]:
+        """What `decode` has to know."""
+        return {"max_pixels": self.max_pixels, "channels": self.channels, "background": self.background}
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
         """Whether images of this shape (C, H, W) go through with neither a resize nor a crop."""

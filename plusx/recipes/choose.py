@@ -142,6 +142,13 @@ def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     return max(1, min(machine.cores, 16)), f"one per CPU core ({machine.cores})"
 
 
+def _copies(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
+    side = 2 * (config.augment.size or config.data.size or 0)
+    if config.data.mode == "small" or not facts.files or min(facts.width, facts.height) < 2 * side:
+        return None, ""
+    return side, f"photos of {facts.width} x {facts.height} px are slow to decode anew in every epoch"
+
+
 def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     # Alternating mirrors show both sides of every example in every two epochs, which pays in short runs.
     mirrored = "alternate" if config.data.mode == "small" else "random"
@@ -200,6 +207,7 @@ RULES: dict[str, Rule] = {
     "data.fit": _fit,
     "data.resize": _resize,
     "data.workers": _workers,
+    "data.copies": _copies,
     "augment.shorter_side": _shorter_side,
     "augment.flip": _flip,
     "model.name": _model,

@@ -22,7 +22,7 @@ def imagenet_paper(facts: Facts) -> Config:
     """
     return Config(
         recipe="imagenet-paper",
-        data=configs.DataConfig(mode="photo", size=224, resize=256, normalize="pixel"),
+        data=configs.DataConfig(mode="photo", size=224, resize=256, normalize="pixel", copies=0),
         augment=configs.AugmentConfig(crop="scale", flip="random", colour=0.1),
         model=configs.ModelConfig(name="resnet50", zero_init_last=False, whiten_stem=False),
         optim=configs.OptimConfig(name="sgd", lr=0.1, weight_decay=1e-4, decay="all"),

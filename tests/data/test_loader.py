@@ -467,11 +467,15 @@ def alive(pid: str) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("mode", ["small", "photo"])
-def test_evaluation_sees_each_file_once_in_order(photos: Split, mode: str, workers: int) -> None:
-    loader = EvalLoader(photos, RULES, mode=mode, batch=5, workers=workers)
+@pytest.mark.parametrize("kept", [0, 1, 3, 5])
+def test_evaluation_sees_each_file_once_in_order(
+    photos: Split, kept: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = kept * 5 * 4 * 3 * RULES.size**2
+    monkeypatch.setattr(sys.modules[EvalLoader.__module__], "KEPT_BYTES", room + room // 7)
+    loader = EvalLoader(photos, RULES, keep=True, batch=5, workers=workers)
     assert loader.n == N
-    for _ in range(2):  # the second time from memory in small mode
+    for _ in range(3):  # from the second time on what is kept comes from memory
         batches = list(loader)
         assert [len(batch.ids) for batch in batches] == [5, 5, 5, 5, 2]
         assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(N))
@@ -479,7 +483,7 @@ def test_evaluation_sees_each_file_once_in_order(photos: Split, mode: str, worke
         images = torch.cat([batch.images for batch in batches])
         assert photos.paths is not None
         assert all(torch.equal(image, RULES.load(path)) for image, path in zip(images, photos.paths, strict=True))
-        assert bool(loader._kept) == (mode == "small")
+        assert len(loader._kept) == kept
 
 
 @pytest.mark.parametrize("rules", [SMALL, RULES, replace(SMALL, resize=20)])
@@ -491,20 +495,36 @@ def test_evaluation_of_arrays_has_the_bits_of_one_image(arrays: Split, rules: An
         assert all(map(torch.equal, images, wanted))
 
 
-def test_evaluation_keeps_no_more_than_fits(arrays: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    bytes_of_all = 4 * N * 3 * 16 * 16
-    for most in (bytes_of_all, bytes_of_all - 1):
-        monkeypatch.setattr(sys.modules[EvalLoader.__module__], "KEPT_BYTES", most)
-        loader = EvalLoader(arrays, SMALL, mode="small", batch=5)
-        assert sum(len(batch.ids) for batch in loader) == N
-        assert bool(loader._kept) == (most == bytes_of_all)
+@pytest.mark.parametrize("kept", [0, 1, 4, 5])
+def test_evaluation_keeps_no_more_than_fits(arrays: Split, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[EvalLoader.__module__], "KEPT_BYTES", kept * 5 * 4 * 3 * 16 * 16)
+    loader, once = (EvalLoader(arrays, SMALL, keep=keep, batch=5) for keep in (True, False))
+    for _ in range(3):
+        first, second = list(loader), list(once)
+        assert same(first, second)
+        assert len(first) == 5
+        assert len(loader._kept) == kept
+        assert once._kept == []
+
+
+def test_what_evaluation_keeps_is_not_read_again(photos: Split) -> None:
+    loader = EvalLoader(photos, RULES, keep=True, batch=5)
+    seen = list(loader)
+    loader._split = Split("gone", photos.targets, Names(["/gone"] * N), photos.names)
+    assert same(loader, seen)
+    loader._kept = loader._kept[:4]
+    with pytest.raises(ImageError, match="/gone"):
+        list(loader)
 
 
 def test_evaluation_left_early_starts_again(arrays: Split) -> None:
-    loader = EvalLoader(arrays, SMALL, mode="small", batch=5)
-    next(iter(loader))
-    assert sum(len(batch.ids) for batch in loader) == N
-    assert sum(len(batch.ids) for batch in loader) == N
+    loader = EvalLoader(arrays, SMALL, keep=True, batch=5)
+    batches = iter(loader)
+    first = [next(batches), next(batches)]
+    for _ in range(2):
+        found = list(loader)
+        assert sum(len(batch.ids) for batch in found) == N
+        assert same(first, found[:2])
 
 
 @pytest.mark.parametrize("side", [None, 16, 40])
