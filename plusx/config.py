@@ -77,9 +77,7 @@ class AugmentConfig:
     padding_mode: str = option("what translate pads with", "zeros", choices=("zeros", "reflect"))
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
     shorter_side: tuple[int, int] | None = option("range of the shorter side for scale, px", None, low=1)
-    flip: str | None = option(
-        "mirror never, at random, every other epoch", None, choices=("none", "random", "alternate")
-    )
+    flip: str | None = option("mirror at random or every other epoch", None, choices=("none", "random", "alternate"))
     size: int | None = option("side of training crops, px; auto is data.size", None, low=1)
     policy: str = option("an operation at random on each image (TrivialAugment)", "none", choices=("none", "trivial"))
     cutout: int = option("side of the square set to the mean, px; 0 is off", 0, low=0)
@@ -143,9 +141,7 @@ class ScheduleConfig:
     patience: int = option("evaluations without a better one after which plateau decays", 5, low=1)
     factor: float = option("decay factor at each milestone or plateau", 0.1, low=0, below=HUGE)
     final: float = option("share of the peak left at the end of cosine and linear", 0.0, low=0, below=HUGE)
-    final_weight_decay: float = option(
-        "share of weight_decay left at the end, down a straight line", 1.0, low=0, below=HUGE
-    )
+    final_weight_decay: float = option("share of weight_decay left at the end of a line", 1.0, low=0, below=HUGE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,9 +248,8 @@ def _known(classifier: Classifier, dataset: Dataset, split: Split, ignore: bool)
     unknown = [k for k, name in enumerate(dataset.classes) if counts[k] and name not in classifier.classes]
     if not unknown:
         return split, []
-    what = (
-        f"{plural('class', len(unknown))} that the model does not know: {listed(dataset.classes[k] for k in unknown)}"
-    )
+    named = listed(dataset.classes[k] for k in unknown)
+    what = f"{plural('class', len(unknown))} that the model does not know: {named}"
     if dataset.task == "single" and np.isin(split.targets, unknown).all():
         raise DataError(
             f"the data has nothing but {what}", f"Give data with classes of the model: {listed(classifier.classes)}."

@@ -58,9 +58,7 @@ def calibrate(folder: Path, plan: Plan, dataset: Dataset, manifest_hash: str, lo
         return
     classifier = modelfile.load(folder, device=plan.config.engine.device)
     batches = EvalLoader(dataset.splits["val"], plan.preprocess, workers=plan.config.data.workers)
-    answers = [
-        (logits, targets) for logits, targets, _ in predict_logits(classifier.module, batches, classifier.device)
-    ]
+    answers = list(predict_logits(classifier.module, batches, classifier.device))
     temperature = fit_temperature(torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers]))
     write_model(folder, plan, dataset, manifest_hash, classifier.module, classifier.meta["metrics"], temperature)
     log.line(f"probabilities are calibrated on val: temperature {temperature:.2f}")

@@ -16,6 +16,7 @@ from plusx import config as configs
 from plusx import modelfile, weights
 from plusx.config import Config, DataConfig
 from plusx.data import IMAGENET_COLOURS, Colours, Dataset, Preprocess, channel_statistics, manifest, mean_image, scan
+from plusx.data.check import class_warnings
 from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
@@ -108,7 +109,8 @@ def prepare(
     if recorded is not None and plan != recorded and not rank:
         write_plan(path, plan)
     changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
-    dataset = dataset.changed(notes=(*changed, *scan.frame_notes(findings), *manifest.leaks(found)))
+    seen = (*scan.frame_notes(findings), *manifest.leaks(found), *class_warnings(dataset))
+    dataset = dataset.changed(notes=(*changed, *seen))
     for note in (*dataset.notes, *plan.notes):
         log.line(f"note: {note}")
     for choice in plan.choices:

@@ -345,6 +345,10 @@ def test_large_photos_get_copies_of_twice_the_crop() -> None:
 
     assert [copies(*sides) for sides in ((3000, 512), (512, 3000), (3000, 511), (511, 3000))] == [256, 256, None, None]
     assert [copies(4000, 3000, machine=GPU), copies(1000, 895, machine=GPU), copies(500, 375)] == [448, None, None]
+    facts = other(IMAGENET, width=4000, height=3000, n_train=2000, files=True)
+    _, choices = choose(RECIPES["photo"](facts), facts, GPU, resolve)
+    (reason,) = (choice.reason for choice in choices if choice.field == "data.copies")
+    assert "their copies take about 900.0 MB" in reason  # 0.6 bytes for each of 1000 x 750 px
     assert copies(4000, 3000, augment__size=176) == 352
     assert copies(4000, 3000, data__copies=0) == 0
     assert copies(4000, 3000, files=False) is None

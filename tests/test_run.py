@@ -1098,7 +1098,10 @@ def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path) -> None:
     common: dict[str, Any] = {"recipe": "photo", "size": 16, "model": "resnet8", "epochs": 2}
     fields = ("model.width=8", "engine.precision=fp32", "engine.threads=1", "engine.batch=4", "data.workers=1")
     whole = package.train(tmp_path / "photos", out=tmp_path / "whole", **common, overrides=fields)
-    assert "data.copies = 32: photos of 96 x 64 px are slow" in (whole.folder / "log.txt").read_text()
+    assert (
+        "data.copies = 32: photos of 96 x 64 px are slow to decode in every epoch; their copies take about"
+        in (whole.folder / "log.txt").read_text()
+    )
 
     def stop(step: int, module: object) -> None:
         if step == 2:
@@ -1113,6 +1116,18 @@ def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path) -> None:
     assert model_file(tmp_path / "run") == model_file(tmp_path / "whole")
     other = package.train(tmp_path / "photos", out=tmp_path / "no", **common, overrides=(*fields, "data.copies=0"))
     assert model_file(other.folder) != model_file(whole.folder)
+
+
+def test_training_says_of_classes_what_check_says(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"rare": 5, "many": 50, "more": 13})
+    ran = plusx("train", data, "--out", tmp_path / "run", "--size", 8, *STEPS)
+    assert ran.code == 0, ran.err
+    few = "1 class with fewer than 10 training images: rare (4)"
+    uneven = "uneven classes: many has 40 training images, rare 4; train with --set optim.class_weights=balanced"
+    page = html.unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    for text in (few, uneven):
+        assert f"note: {text}" in ran.err
+        assert text in page
 
 
 def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:

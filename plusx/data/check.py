@@ -88,11 +88,9 @@ def check(source: str, config: DataConfig, progress: Progress | None = None) -> 
     conflicts = [group["paths"][0] for group in duplicates if len({str(label) for label in group["labels"]}) > 1]
     if conflicts:
         warnings.append(f"{plural('image', len(conflicts))} under different labels: {listed(conflicts)}")
-    warnings += [*_class_warnings(dataset), *_image_warnings([image for image in seen if not image.reason])]
+    warnings += [*class_warnings(dataset), *_image_warnings([image for image in seen if not image.reason])]
     counts = {split.name: split.counts(len(dataset.classes)) for split in dataset.splits.values()}
-    classes = {
-        label: {name: int(count[k]) for name, count in counts.items()} for k, label in enumerate(dataset.classes)
-    }
+    classes = {name: {s: int(count[k]) for s, count in counts.items()} for k, name in enumerate(dataset.classes)}
     return CheckReport(len(examples), classes, bad, duplicates, leaks, warnings)
 
 
@@ -143,7 +141,8 @@ def _duplicates(dataset: Dataset, examples: list[tuple[Split, int]], seen: list[
     return found
 
 
-def _class_warnings(dataset: Dataset) -> list[str]:
+def class_warnings(dataset: Dataset) -> list[str]:
+    """What to say of classes with few images, or with far fewer than another, to train on."""
     train = dataset.splits.get("train", dataset.splits.get("all"))
     if train is None or not (counts := train.counts(len(dataset.classes))).any():
         return []

@@ -25,9 +25,7 @@ def keep_float32(device: torch.device | str) -> None:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
-def resolve_precision(
-    module: nn.Module, shape: tuple[int, int, int, int], channels_last: bool = True
-) -> tuple[str, str]:
+def resolve_precision(module: nn.Module, shape: tuple[int, ...], channels_last: bool = True) -> tuple[str, str]:
     """Chooses for precision "auto": a copy of the network is tried in both arithmetics, forward and backward.
 
     Every different convolution and linear layer must agree with float32; whole passes are timed on as many images as

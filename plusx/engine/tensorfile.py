@@ -117,9 +117,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = sum(map(len, metadata.values())) + sum(LINE + len(name) for name in plain)
     needed = sum(t.nbytes for t in plain.values()) + header
-    torch.empty(
-        needed, dtype=torch.uint8
-    )  # memory that the system refuses is an error here, and an abort in safetensors
+    torch.empty(needed, dtype=torch.uint8)  # memory that the system refuses is an error here, in safetensors an abort
     try:
         if needed > (free := shutil.disk_usage(path.parent).free):
             message = f"{path}: disk full, needs {in_bytes(needed)}, {in_bytes(free)} free."

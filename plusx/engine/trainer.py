@@ -404,9 +404,8 @@ class Trainer:
             except Exception as failed:  # what ends the run goes first
                 self.log.line(f"step {self.at.step:,} is not saved: {str(failed).splitlines()[0]}")
         if signal is not None and isinstance(error, Interrupt):
-            raise Stopped(
-                f"stopped by {SIGNALS[signal]} after step {self.at.step:,} of {self.total:,}.", signal
-            ) from None
+            done = f"step {self.at.step:,} of {self.total:,}"
+            raise Stopped(f"stopped by {SIGNALS[signal]} after {done}.", signal) from None
         if explained := explain(error, self.at.step + 1, self.config.engine):
             raise explained from error
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from plusx.config import Config, Facts, replace
+from plusx.text import in_bytes
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
 SQUARE = 1.1  # longer over shorter side, up to which a crop to a square is small
 GIB = 1 << 30
+COPY_BYTES = 0.6  # of a copy, for each of its pixels; scenes with little detail take 0.4, with much 0.9
 SMALL_MODEL = "resnet11"
 SHORTER_SIDE = (256, 480)  # px, of scale augmentation at 224 px (section 3.4)
 DEEP = 110  # layers that need a warmup to start converging
@@ -143,10 +145,13 @@ def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
 
 
 def _copies(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
-    side = 2 * (config.augment.size or config.data.size or 0)
-    if config.data.mode == "small" or not facts.files or min(facts.width, facts.height) < 2 * side:
+    side, shorter = 2 * (config.augment.size or config.data.size or 0), min(facts.width, facts.height)
+    if config.data.mode == "small" or not facts.files or shorter < 2 * side:
         return None, ""
-    return side, f"photos of {facts.width} x {facts.height} px are slow to decode anew in every epoch"
+    scale = next(times for times in (8, 4, 2) if shorter >= times * side)
+    room = COPY_BYTES * facts.n_train * facts.width * facts.height / scale**2
+    seen = f"photos of {facts.width} x {facts.height} px are slow to decode in every epoch"
+    return side, f"{seen}; their copies take about {in_bytes(round(room))} until the run ends"
 
 
 def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
