@@ -1,5 +1,6 @@
 """Copies of large photos: the same crops whether they are kept, lost or damaged, and close to the photos."""
 
+import io
 import os
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 
 from plusx.config import AugmentConfig
 from plusx.data import copies as module
@@ -111,6 +113,14 @@ def test_a_damaged_copy_is_made_again(folder: Path, tmp_path: Path, damage: str)
         kept.write_bytes(broken[damage])
     assert copies.source(path) == made
     assert damage == "folder" or kept.read_bytes() == whole
+
+
+def test_a_copy_keeps_the_colours_of_every_pixel(folder: Path, tmp_path: Path) -> None:
+    made = Copies(tmp_path / "kept", SIDE, RULES).source(str(folder / "0.png"))
+    assert isinstance(made, bytes)
+    assert get_sampling(Image.open(io.BytesIO(made))) == 0  # 4:4:4
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert Image.open(kept).size == Image.open(io.BytesIO(made)).size  # whoever looks can open it
 
 
 def test_what_is_small_or_deep_has_no_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
