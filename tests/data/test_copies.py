@@ -120,7 +120,8 @@ def test_a_copy_keeps_the_colours_of_every_pixel(folder: Path, tmp_path: Path) -
     assert isinstance(made, bytes)
     assert get_sampling(Image.open(io.BytesIO(made))) == 0  # 4:4:4
     (kept,) = (tmp_path / "kept").iterdir()
-    assert Image.open(kept).size == Image.open(io.BytesIO(made)).size  # whoever looks can open it
+    with Image.open(kept) as image:  # whoever looks can open it
+        assert image.size == Image.open(io.BytesIO(made)).size
 
 
 def test_what_is_small_or_deep_has_no_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
