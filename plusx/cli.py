@@ -34,13 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="image folder, CSV/Parquet table, .npz file, or a name: digits …")
-]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="image folder, CSV/Parquet table, .npz, or a name: digits …")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder or a model file")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="change one field; repeatable")
-]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="set a field; repeatable")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stdout")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
@@ -162,9 +158,7 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="run folder; default runs/<data>")] = None,
     model: Annotated[str | None, typer.Option(help="a name from `plusx models`")] = None,
     recipe: Annotated[str | None, typer.Option(help="a name from `plusx recipes`")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="start from a run, a .safetensors or .pth file, or imagenet")
-    ] = None,
+    weights: Annotated[str | None, typer.Option(help="start from a run, .safetensors or .pth, or imagenet")] = None,
     epochs: Annotated[int | None, typer.Option(help="length of the run; the schedule rescales")] = None,
     size: Annotated[int | None, typer.Option(metavar="PX", help="side of the network input")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of initialisation, order, augmentation")] = None,

@@ -22,6 +22,7 @@ MAX_SIDE = 8192  # px of a network input; beyond it a file asks for more memory 
 MAX_PIXELS = 50_000_000  # of an image, unless the user allows more
 MOST_PIXELS = 178_956_970  # that a user can allow; Pillow opens none above
 MEAN_IMAGE_SIDE = 512  # px; a larger one does not fit into a model file's header
+RESERVE = 5 << 30  # bytes of a disk that copies of photos leave to others, checkpoints first of all
 HUGE = 1e35  # beyond what a rate can mean; float32 ends at 3e38
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
@@ -404,12 +405,16 @@ def _cross_problems(config: Config) -> list[str]:
     if config.data.normalize == "pixel" and (config.data.size or 0) > MEAN_IMAGE_SIDE:
         limit = f"at most {MEAN_IMAGE_SIDE} with data.normalize=pixel, whose mean image is in the model file"
         problems.append(f"data.size: got {config.data.size}, expected {limit}")
-    crops, graphs = config.augment.size is not None, config.engine.cuda_graphs
+    crops, graphs, copies = config.augment.size is not None, config.engine.cuda_graphs, config.data.copies or 0
+    random, side = config.augment.crop in ("resized", "scale"), config.augment.size or config.data.size or 0
     nesterov = config.optim.nesterov and config.optim.name == "sgd"
     needs = (
         (crops, "augment.size", "data.mode=photo", config.data.mode != "small"),
-        (crops, "augment.size", "augment.crop=resized or scale", config.augment.crop in ("resized", "scale")),
+        (crops, "augment.size", "augment.crop=resized or scale", random),
         (crops, "augment.size", "data.normalize other than pixel", config.data.normalize != "pixel"),
+        (copies, "data.copies", "data.mode=photo", config.data.mode != "small"),
+        (copies, "data.copies", "augment.crop=resized or scale", random),
+        (copies, "data.copies", f"{side} px or more, the side of training crops", copies >= side),
         (graphs, "engine.cuda_graphs", "engine.device=cuda", (config.engine.device or "cuda").startswith("cuda")),
         (graphs, "engine.cuda_graphs", "engine.accumulate=1", config.engine.accumulate == 1),
         (graphs, "engine.cuda_graphs", "engine.compile=false", not config.engine.compile),

@@ -12,6 +12,7 @@ from torch import nn
 from plusx import config as configs
 from plusx import modelfile
 from plusx.data import Dataset, EvalLoader
+from plusx.data.copies import FOLDER as COPIES
 from plusx.engine import FitResult, Log, fit_temperature, predict_logits
 from plusx.evaluation import Evaluation, evaluate
 from plusx.initial import make_network
@@ -21,7 +22,6 @@ from plusx.report import ReportData, build
 from plusx.result import Run
 from plusx.text import plural
 
-COPIES = "copies"  # of large photos, in a run's folder while it trains
 LEAST_CALIBRATION = 50  # images; fewer without a mistake cannot tell how sure to be
 
 
@@ -95,7 +95,8 @@ def finish(folder: Path, plan: Plan, dataset: Dataset, result: FitResult, log: L
         classifier = modelfile.load(folder, device=config.engine.device)
         evaluation = evaluate(classifier, dataset, split=watched.name, progress=progress)
     calibrated = classifier.meta.get("temperature") is not None
-    shutil.rmtree(folder / COPIES, ignore_errors=True)
+    if config.data.copies:
+        shutil.rmtree(folder / COPIES, ignore_errors=True)
     build(report_data(run, plan, dataset, evaluation, result, calibrated), folder / "report.html")
     write_json(folder / modelfile.RECORD, {"request": vars(plan.request), **run.to_dict()})
     log.line(f"finished: {folder}")

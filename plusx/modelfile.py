@@ -42,7 +42,7 @@ from plusx.threads import ahead, own_cores
 FORMAT = 1
 FILE_NAME = "model.safetensors"
 RECORD = "result.json"  # the last file of a run
-PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "safetensors")
+PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "safetensors")
 
 Answer = dict[str, Any]  # {"path", "labels": [{"label", "probability"}, …]} or {"path", "error"}
 
@@ -369,9 +369,8 @@ def _document(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     try:
         document = tensorfile.parse_json(metadata["plusx"])
         # Compared as text too: "\u00e9" and "\u00E9" are one string, and a flipped bit apart.
-        whole = (
-            document.get("document_sha256") == _document_hash(document) and _canonical(document) == metadata["plusx"]
-        )
+        same_text = _canonical(document) == metadata["plusx"]
+        whole = same_text and document.get("document_sha256") == _document_hash(document)
     except ValueError as error:
         raise ModelFileError(f"{path}: damaged metadata: {error}.", tensorfile.COPY) from error
     made_by = document.get("format")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -135,10 +136,13 @@ class Plan:
     versions: dict[str, str]
 
 
-def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tuple[Config, tuple[Choice, ...]]:
+def decide(
+    request: Request, facts: Facts, origin: Origin | None = None, disk: float = math.inf
+) -> tuple[Config, tuple[Choice, ...]]:
     """The full config for a request on data of which `facts` are known, with the automatic choices and their reasons.
 
-    What the weights know, their `origin`, comes before what is chosen and after what the user set.
+    What the weights know, their `origin`, comes before what is chosen and after what the user set. The run's disk has
+    `disk` bytes free.
 
     Raises:
         ConfigError: an unknown recipe or model, or values that do not fit; all problems at once.
@@ -150,7 +154,7 @@ def decide(request: Request, facts: Facts, origin: Origin | None = None) -> tupl
     moved = in_proportion(recipe, kept | changes)
     config = configs.replace(recipe, moved | kept | changes)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine, which share its cores
-    machine = Machine("cuda" if torch.cuda.is_available() else "cpu", cores=max(1, own_cores() // processes))
+    machine = Machine("cuda" if torch.cuda.is_available() else "cpu", max(1, own_cores() // processes), disk)
     config, choices = choose(config, facts, machine, resolve)
     if config.engine.select == "best" and facts.n_val == 0:
         message = "engine.select: got best, but there is no val split, and a test split must not select"
@@ -262,7 +266,5 @@ def read_json(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         if missing := [key for key in needed if key not in plain]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     except (ValueError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: cannot be read ({error}).", "Restore it, or start again in another folder."
-        ) from None
+        raise ModelFileError(f"{path}: cannot be read ({error}).", "Restore it, or take another folder.") from None
     return plain

@@ -6,6 +6,7 @@ So the same command continues from what was decided, not from a new guess.
 import dataclasses
 import platform
 import re
+import shutil
 import time
 from operator import attrgetter
 from pathlib import Path
@@ -17,6 +18,7 @@ from plusx import modelfile, weights
 from plusx.config import Config, DataConfig
 from plusx.data import IMAGENET_COLOURS, Colours, Dataset, Preprocess, channel_statistics, manifest, mean_image, scan
 from plusx.data.check import class_warnings
+from plusx.data.copies import FOLDER as COPIES
 from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
@@ -91,7 +93,7 @@ def prepare(
             )
         found = manifest.build(dataset, findings)
     if plan is None:
-        plan = decide_all(request, dataset, log)
+        plan = decide_all(request, dataset, log, shutil.disk_usage(folder).free)
         write_json(record, found, indent=None)
         write_plan(path, plan)
     elif (old := read_json(record)).get("hash") != found["hash"]:
@@ -105,12 +107,14 @@ def prepare(
                 "Restore it, start a new run with another --out, or go on with it by --accept-data-change.",
             )
         write_json(record, manifest.accepted(old, found), indent=None)
+        shutil.rmtree(folder / COPIES, ignore_errors=True)  # of what was there before
         log.line(f"the data changed: {changes}")
     if recorded is not None and plan != recorded and not rank:
         write_plan(path, plan)
     changed = [f"the data changed during the run: {each['change']}" for each in read_json(record).get("accepted", ())]
-    seen = (*scan.frame_notes(findings), *manifest.leaks(found), *class_warnings(dataset))
-    dataset = dataset.changed(notes=(*changed, *seen))
+    seen = (*scan.frame_notes(findings), *manifest.leaks(found))
+    balanced = plan.config.optim.class_weights == "balanced"
+    dataset = dataset.changed(notes=(*changed, *seen, *class_warnings(dataset, balanced)))
     for note in (*dataset.notes, *plan.notes):
         log.line(f"note: {note}")
     for choice in plan.choices:
@@ -136,11 +140,11 @@ def continued(plan: Plan, request: Request) -> Plan:
     return dataclasses.replace(plan, request=request, config=config, versions=versions, notes=notes)
 
 
-def decide_all(request: Request, dataset: Dataset, log: Log) -> Plan:
+def decide_all(request: Request, dataset: Dataset, log: Log, disk: int) -> Plan:
     """Every decision of a new run, those included that need the pixels or the network."""
     known = data_facts(dataset, request.data_config())
     origin = weights.origin(request.weights) if request.weights else None
-    config, choices = decide(request, known, origin)
+    config, choices = decide(request, known, origin, disk)
     modelfile.check_device(config.engine.device or "cpu", "engine.device")
     preprocess, colours, notes = make_preprocess(config, dataset, log, origin and origin.preprocess)
     network = start_network(config, dataset, preprocess)

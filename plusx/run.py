@@ -19,6 +19,7 @@ from plusx.claim import claimed
 from plusx.data import Dataset, EvalLoader, TrainLoader, open_dataset, source_of
 from plusx.data.check import USABLE, CheckReport
 from plusx.data.check import check as check_data
+from plusx.data.copies import FOLDER as COPIES
 from plusx.data.copies import Copies
 from plusx.data.dataset import Progress
 from plusx.data.transforms import eval_batch
@@ -26,7 +27,7 @@ from plusx.engine import Log, Metrics, Trainer, begun, distributed, measure
 from plusx.engine.distributed import ALONE, World
 from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
-from plusx.finish import COPIES, calibrate, finish, write_model
+from plusx.finish import calibrate, finish, write_model
 from plusx.initial import fill, start_network
 from plusx.plan import Plan, Request, read_json, recorded_request
 from plusx.prepare import check_request, held_out_before, prepare

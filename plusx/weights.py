@@ -131,9 +131,8 @@ def _check_body(source: str, given: Mapping[str, torch.Size], here: Mapping[str,
     """Refuse the body of another network, some of whose tensors fit by chance."""
     fit = sum(given.get(key) == shape for key, shape in here.items())
     if fit < LEAST_SHARE * max(len(given), len(here)):
-        message = (
-            f"{source}: weights of another network: {fit} of its {len(given)} tensors fit the {len(here)} of {name}."
-        )
+        found = f"{fit} of its {len(given)} tensors fit the {len(here)} of {name}"
+        message = f"{source}: weights of another network: {found}."
         hint = "Choose the --model of the weights, or keep of the file what is the network's."
         raise ModelFileError(message, hint)
 

@@ -183,6 +183,17 @@ def test_training_crops_of_another_size_must_be_crops_of_photos() -> None:
     assert wrong == "; ".join(f"augment.size: needs {need}" for need in needs)
 
 
+def test_copies_are_of_photos_and_no_smaller_than_their_crops() -> None:
+    photo = ("data.mode=photo", "augment.crop=scale", "data.size=24")
+    changed("data.copies=24", *photo)
+    changed("data.copies=0", "data.mode=small", "augment.crop=none")
+    changed("data.copies=16", "augment.size=16", *photo)
+    wrong = message(lambda: changed("data.copies=23", "data.mode=small", "augment.crop=translate", "data.size=24"))
+    needs = ["data.mode=photo", "augment.crop=resized or scale", "24 px or more, the side of training crops"]
+    assert wrong == "; ".join(f"data.copies: needs {need}" for need in needs)
+    assert "needs 25 px or more" in message(lambda: changed("data.copies=24", "augment.size=25", *photo))
+
+
 def test_a_batch_has_room_for_repeats() -> None:
     changed("augment.repeats=4", "engine.batch=16")
     wrong = "augment.repeats: got 4, expected at most a quarter of engine.batch (15)"

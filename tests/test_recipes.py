@@ -343,17 +343,36 @@ def test_large_photos_get_copies_of_twice_the_crop() -> None:
         files = bool(given.pop("files", True))
         return chosen("data.copies", recipe, other(IMAGENET, width=width, height=height, files=files), machine, **given)
 
-    assert [copies(*sides) for sides in ((3000, 512), (512, 3000), (3000, 511), (511, 3000))] == [256, 256, None, None]
-    assert [copies(4000, 3000, machine=GPU), copies(1000, 895, machine=GPU), copies(500, 375)] == [448, None, None]
-    facts = other(IMAGENET, width=4000, height=3000, n_train=2000, files=True)
-    _, choices = choose(RECIPES["photo"](facts), facts, GPU, resolve)
-    (reason,) = (choice.reason for choice in choices if choice.field == "data.copies")
-    assert "their copies take about 900.0 MB" in reason  # 0.6 bytes for each of 1000 x 750 px
+    sides = ((3000, 1024), (1024, 3000), (3000, 1023), (1023, 3000))
+    assert [copies(*each) for each in sides] == [256, 256, None, None]
+    assert [copies(4000, 3000, machine=GPU), copies(2000, 1791, machine=GPU), copies(500, 375)] == [448, None, None]
+    assert [copies(4000, 3000, schedule__epochs=epochs) for epochs in (3, 4)] == [None, 256]
+    assert copies(4000, 3000, schedule__epochs=None, schedule__steps=100) == 256
+    assert copies(4000, 3000, augment__crop="scale") is None
+    assert copies(4000, 3000, augment__crop="translate") is None
+    assert copies(4000, 3000, machine=Machine("cpu", 2, 5 << 30)) == 0
     assert copies(4000, 3000, augment__size=176) == 352
     assert copies(4000, 3000, data__copies=0) == 0
     assert copies(4000, 3000, files=False) is None
     assert copies(4000, 3000, "small", data__size=32) is None
     assert copies(4000, 3000, "imagenet-paper") == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(224, "900.0 MB"), (128, "225.0 MB"), (64, "56.2 MB")],  # 0.6 bytes of 1000x750, 500x375 and 250x187.5 px
+)
+def test_the_disk_that_copies_take_is_told_and_must_be_there(size: int, told: str) -> None:
+    facts = other(IMAGENET, width=4000, height=3000, n_train=2000, files=True)
+    config = configs.replace(RECIPES["photo"](facts), {"data.size": size})
+
+    def choice(disk: float) -> tuple[object, str]:
+        (found,) = (c for c in choose(config, facts, Machine("cpu", 2, disk), resolve)[1] if c.field == "data.copies")
+        return found.value, found.reason
+
+    least, seen = 1e6 * float(told[:-3]) + (5 << 30), "photos of 4000 x 3000 px are slow to decode in every epoch"
+    assert choice(least + 1e5) == (2 * size, f"{seen}; their copies take about {told} until the run ends")
+    assert choice(least - 1e5) == (0, f"{seen}, but the disk has no room for {told} of copies")
 
 
 @pytest.mark.parametrize("recipe", ["small", "photo", "photo-finetune"])

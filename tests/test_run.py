@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ import plusx as package
 from plusx import config as configs
 from plusx.claim import claimed
 from plusx.config import DataConfig
-from plusx.data import Dataset, EvalLoader, Preprocess, Split, decode, open_dataset, scan, statistics
+from plusx.data import Dataset, EvalLoader, Preprocess, Split, copies, decode, open_dataset, scan, statistics
 from plusx.data.names import Names
 from plusx.data.sources import SOURCES
 from plusx.engine import Log, Stopped, fit_temperature, predict_logits
@@ -40,7 +41,7 @@ from plusx.models.names import FAMILIES, NetworkPlan
 from plusx.models.pooled import PooledResNet
 from plusx.plan import Request, write_json
 from plusx.prepare import plain_preprocess
-from plusx.recipes import RECIPES
+from plusx.recipes import RECIPES, choose
 from plusx.result import Run
 from plusx.run import default_folder, train
 from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
@@ -1091,15 +1092,17 @@ def test_the_normalisation_of_imagenet(tmp_path: Path) -> None:
     assert (rules.mean, rules.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path) -> None:
+def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept while the run may go on, and gone at its end, which is that of one that was never stopped."""
+    monkeypatch.setattr(copies, "RESERVE", 0)
+    monkeypatch.setattr(sys.modules[choose.__module__], "RESERVE", 0)
     for i in range(12):
-        picture(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg", i, (3 * 32, 2 * 32))
-    common: dict[str, Any] = {"recipe": "photo", "size": 16, "model": "resnet8", "epochs": 2}
+        picture(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg", i, (192, 128))
+    common: dict[str, Any] = {"recipe": "photo", "size": 16, "model": "resnet8", "epochs": 4}
     fields = ("model.width=8", "engine.precision=fp32", "engine.threads=1", "engine.batch=4", "data.workers=1")
     whole = package.train(tmp_path / "photos", out=tmp_path / "whole", **common, overrides=fields)
     assert (
-        "data.copies = 32: photos of 96 x 64 px are slow to decode in every epoch; their copies take about"
+        "data.copies = 32: photos of 192 x 128 px are slow to decode in every epoch; their copies take about"
         in (whole.folder / "log.txt").read_text()
     )
 
@@ -1115,7 +1118,36 @@ def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "whole" / "copies").exists()
     assert model_file(tmp_path / "run") == model_file(tmp_path / "whole")
     other = package.train(tmp_path / "photos", out=tmp_path / "no", **common, overrides=(*fields, "data.copies=0"))
-    assert model_file(other.folder) != model_file(whole.folder)
+    with_copies, without = (package.load(run).module.state_dict() for run in (whole, other))
+    assert not torch.equal(with_copies["conv1.weight"], without["conv1.weight"])
+
+
+def test_copies_of_data_that_changed_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where size and time of the file that changed say nothing, as on a machine that has not seen it before."""
+    monkeypatch.setattr(copies, "RESERVE", 0)
+    monkeypatch.setattr(sys.modules[choose.__module__], "RESERVE", 0)
+    for i in range(12):
+        picture(tmp_path / "photos" / "ab"[i % 2] / f"{i}.bmp", i, (192, 128))
+    common: dict[str, Any] = {"out": tmp_path / "run", "recipe": "photo", "size": 16, "model": "resnet8", "epochs": 4}
+    common["overrides"] = ("model.width=8", "engine.precision=fp32", "engine.batch=4", "data.workers=0")
+    seen: list[dict[str, bytes]] = []
+
+    def stop(step: int, module: object) -> None:
+        seen.append({path.name: path.read_bytes() for path in (tmp_path / "run" / "copies").iterdir()})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for changed in (False, True):
+        if changed:
+            for path in (tmp_path / "photos").rglob("*.bmp"):
+                status = path.stat()
+                picture(path, 99 + int(path.stem), (192, 128))
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(Stopped):
+            package.train(tmp_path / "photos", accept_data_change=changed, on_step=stop, **common)
+    shared = seen[0].keys() & seen[1].keys()
+    assert shared
+    assert all(seen[0][name] != seen[1][name] for name in shared)
 
 
 def test_training_says_of_classes_what_check_says(tmp_path: Path) -> None:
@@ -1128,6 +1160,10 @@ def test_training_says_of_classes_what_check_says(tmp_path: Path) -> None:
     for text in (few, uneven):
         assert f"note: {text}" in ran.err
         assert text in page
+    balanced = ("--set", "optim.class_weights=balanced")
+    ran = plusx("train", data, "--out", tmp_path / "balanced", "--size", 8, *STEPS, *balanced)
+    assert ran.code == 0, ran.err
+    assert "note: uneven classes: many has 40 training images, rare 4\n" in ran.err
 
 
 def test_workers_do_not_change_the_bits(tmp_path: Path) -> None:

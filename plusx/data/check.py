@@ -141,8 +141,8 @@ def _duplicates(dataset: Dataset, examples: list[tuple[Split, int]], seen: list[
     return found
 
 
-def class_warnings(dataset: Dataset) -> list[str]:
-    """What to say of classes with few images, or with far fewer than another, to train on."""
+def class_warnings(dataset: Dataset, balanced: bool = False) -> list[str]:
+    """What to say of classes with few images, or with far fewer than another, to train on; `balanced` weighs them."""
     train = dataset.splits.get("train", dataset.splits.get("all"))
     if train is None or not (counts := train.counts(len(dataset.classes))).any():
         return []
@@ -154,7 +154,8 @@ def class_warnings(dataset: Dataset) -> list[str]:
     if high >= UNEVEN * low:
         small, large = dataset.classes[int(np.flatnonzero(counts == low)[0])], dataset.classes[int(counts.argmax())]
         said = f"uneven classes: {show(large)} has {high:,} training images, {show(small)} {low:,}"
-        warnings.append(f"{said}; train with --set optim.class_weights=balanced makes rare ones count more")
+        advice = "; train with --set optim.class_weights=balanced makes rare ones count more"
+        warnings.append(said if balanced else said + advice)
     return warnings
 
 

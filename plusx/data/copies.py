@@ -1,4 +1,4 @@
-"""Smaller copies of large photos, kept until a run ends: only its first epoch decodes the photos themselves."""
+"""Smaller copies of large photos, kept until a run ends, so that its later epochs need not decode the photos."""
 
 import hashlib
 import os
@@ -8,13 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import simplejpeg
-
-from plusx.data.decode import decode_smaller
+from plusx.config import RESERVE
+from plusx.data.decode import smaller
 from plusx.data.transforms import Preprocess
 
-QUALITY = 95  # of a JPEG file with its colours at full resolution
-RESERVE = 5 * 2**30  # bytes of the disk that are left to others, checkpoints first of all
+FOLDER = "copies"  # of a run
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,22 @@ class Copies:
         Raises:
             ImageError: the file cannot be decoded.
         """
+        try:
+            status = os.stat(path)
+        except OSError:  # whoever decodes it says so
+            return path
+        key = f"{path}\n{status.st_size}\n{status.st_mtime_ns}"
+        place = self.folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.jpg"
         with suppress(OSError):
-            kept = (self.folder / self._name(path)).read_bytes()
+            kept = place.read_bytes()
             if kept[-4:] == _checksum(kept[:-4]):
                 return kept[:-4] or path
-        pixels = decode_smaller(path, self.side, **self.rules.decoding)
-        made = b""  # what is kept of a photo that has none
-        if pixels is not None:
-            space = "GRAY" if self.rules.channels == 1 else "RGB"
-            made = simplejpeg.encode_jpeg(pixels.numpy(), QUALITY, space, colorsubsampling="444")
+        made = smaller(path, self.side, **self.rules.decoding)
         with suppress(OSError):  # what cannot be kept is made again
             self.folder.mkdir(exist_ok=True)
             if shutil.disk_usage(self.folder).free > RESERVE:
-                (self.folder / self._name(path)).write_bytes(made + _checksum(made))
+                place.write_bytes(made + _checksum(made))
         return made or path
-
-    def _name(self, path: str) -> str:
-        status = os.stat(path)
-        key = f"{path}\n{status.st_size}\n{status.st_mtime_ns}"
-        return f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.jpg"
 
 
 def _checksum(data: bytes) -> bytes:

@@ -46,6 +46,7 @@ _IEND = b"IEND\xaeB`\x82"
 _EOI, _SOS = b"\xff\xd9", b"\xff\xda"
 _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # JPEG markers but for restarts and those that libjpeg passes over
 _FRAMES = (0xC0, 0xC1, 0xC2)  # JPEG markers of baseline, extended and progressive frames
+_LONGEST_JPEG = 65_500  # px, that libjpeg writes
 _CONTEXT_ROWS = 4  # below a row, that upsampling its colour may look at
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 322, 323  # TIFF tags
 
@@ -131,10 +132,10 @@ def decode_crop(
         return _tensor(image.crop((left, top, right, bottom)), channels, background)
 
 
-def decode_smaller(
+def smaller(
     source: Source, side: int, *, max_pixels: int = MAX_PIXELS, channels: int = 3, background: int = 255
-) -> Tensor | None:
-    """A large image, upright, at a whole fraction of its size.
+) -> bytes:
+    """A large image as a JPEG file, upright, at a whole fraction of its size.
 
     Arguments:
         source: path of a regular file, or a file's bytes.
@@ -144,18 +145,26 @@ def decode_smaller(
         background: as for `decode`.
 
     Returns:
-        uint8 (H, W, C); None of an image less than twice as large as `side`, or with more than 8 bits.
+        the file, of quality 95 with its colours at full resolution; b"" for an image less than twice as large as
+        `side`, with more than 8 bits, or too long for a JPEG.
 
     Raises:
         ImageError: as `decode`.
     """
     with _opened(source, None, max_pixels) as (image, turn, _):
         if min(image.size) < 2 * side or image.mode in _DEEP:
-            return None
+            return b""
         image = _upright(image, turn, _scale(min(image.size), side))
-        if image.mode in ("L", "RGB", "RGBA", "CMYK"):  # a palette has nothing between its colours
-            image = image.reduce(min(image.size) // side)  # all of it but in a JPEG, which is small already
-        return _tensor(image, channels, background)
+        if image.has_transparency_data:  # transparent pixels have no part in a mean
+            image = image.convert("RGBA")
+        elif image.mode not in ("L", "RGB", "CMYK"):
+            image = image.convert("RGB")
+        image = image.reduce(min(image.size) // side)  # what is no JPEG has its whole size still
+        if max(image.size) > _LONGEST_JPEG:
+            return b""
+        pixels = _tensor(image, channels, background).numpy()
+        space = "GRAY" if channels == 1 else "RGB"
+        return bytes(simplejpeg.encode_jpeg(pixels, 95, space, colorsubsampling="444"))
 
 
 def image_error(source: object, name: str | None, reason: str) -> ImageError:

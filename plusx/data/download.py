@@ -125,11 +125,9 @@ def extract(archive: Path, folder: Path, members: Mapping[str, str], *, limit: i
         except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
             if getattr(error, "errno", None) in FULL:
                 raise
-            raise DataError(
-                f"{archive}: damaged archive: {show(str(error))}", "Delete the file and try again."
-            ) from error
+            raise DataError(f"{archive}: damaged archive: {show(str(error))}", "Delete it and try again.") from error
         if missing:
-            raise DataError(f"{archive}: has no file {show(next(iter(missing)))}", "Delete the file and try again.")
+            raise DataError(f"{archive}: has no file {show(next(iter(missing)))}", "Delete it and try again.")
         folder.mkdir(exist_ok=True)
         for name in members:
             os.replace(temporary / Path(name).name, folder / Path(name).name)

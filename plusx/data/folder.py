@@ -197,9 +197,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=attrgetter("name"))
     except OSError as error:
-        raise DataError(
-            f"{show(folder)}: cannot be read: {error.strerror}", "Check the folder and its permissions."
-        ) from error
+        raise DataError(f"{show(folder)}: cannot be read: {error.strerror}", "Check its permissions.") from error
 
 
 def _walk(

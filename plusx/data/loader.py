@@ -366,16 +366,14 @@ class EvalLoader:
 
     def _computed(self, done: int) -> Iterator[Tensor]:
         """Batches after the first `done`."""
-        split, rules = self._split, self._preprocess
-        if done:
-            split = split.take(np.arange(self.n) >= done * self._batch)
+        split, rules, first = self._split, self._preprocess, done * self._batch
         if split.images is not None and rules.keeps(split.images.shape[1:]):
             # Nothing to resize: elementwise operations give each image its own bits in any company.
-            for start in range(0, len(split), self._batch):
+            for start in range(first, self.n, self._batch):
                 images = torch.from_numpy(split.images[start : start + self._batch])
                 yield rules.normalize(images.to(torch.float32).div_(255))
         else:
-            found = viewed(split, rules, rules, self._workers)
+            found = viewed(split, rules, rules, self._workers, first=first)
             while group := list(itertools.islice(found, self._batch)):
                 yield torch.stack(group)
 
@@ -386,6 +384,7 @@ def viewed(
     view: Callable[[Tensor], R],
     workers: int | None = None,
     progress: Progress | None = None,
+    first: int = 0,
 ) -> Iterator[R]:
     """Every example once, in order, as a function of its decoded image sees it.
 
@@ -395,11 +394,13 @@ def viewed(
         view: a function of uint8 or float32 (C, H, W).
         workers: threads that decode and view files; None or 0 is one a core.
         progress: called with (done, total) of files.
+        first: the example to begin with.
 
     Raises:
         ImageError: a file that cannot be decoded.
     """
     if split.images is not None:
-        return (view(torch.from_numpy(image)) for image in split.images)
+        return (view(torch.from_numpy(image)) for image in split.images[first:])
     assert split.paths is not None
-    return in_parallel(lambda path: view(preprocess.decode(path)), split.paths, progress, workers)
+    ids, paths = range(first, len(split)), split.paths
+    return in_parallel(lambda i: view(preprocess.decode(paths[i])), ids, progress, workers)

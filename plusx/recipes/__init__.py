@@ -38,9 +38,7 @@ def get_recipe(name: str) -> Recipe:
         ConfigError: no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(
-            f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}.", "`plusx recipes` describes each."
-        )
+        raise ConfigError(f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}.", "`plusx recipes` lists them.")
     return RECIPES[name]
 
 

@@ -1,16 +1,18 @@
 """The automatic choices: each fills one field that was left open and says why."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from plusx.config import Config, Facts, replace
+from plusx.config import RESERVE, Config, Facts, replace
 from plusx.text import in_bytes
 
 SMALL_SIDE = 64  # px: up to here a set is trained in memory by batched tensor operations
 SQUARE = 1.1  # longer over shorter side, up to which a crop to a square is small
 GIB = 1 << 30
 COPY_BYTES = 0.6  # of a copy, for each of its pixels; scenes with little detail take 0.4, with much 0.9
+WORTH = 4  # times as large as a copy must photos be, and so many epochs a run, for copies to pay
 SMALL_MODEL = "resnet11"
 SHORTER_SIDE = (256, 480)  # px, of scale augmentation at 224 px (section 3.4)
 DEEP = 110  # layers that need a warmup to start converging
@@ -27,10 +29,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Machine:
-    """What choices may know about the hardware: the device type and the number of CPU cores."""
+    """What choices may know about the hardware: the device type, CPU cores, and the bytes free for the run."""
 
     device: str
     cores: int
+    disk: float = math.inf
 
 
 class Named(Protocol):
@@ -146,12 +149,16 @@ def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
 
 def _copies(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
     side, shorter = 2 * (config.augment.size or config.data.size or 0), min(facts.width, facts.height)
-    if config.data.mode == "small" or not facts.files or shorter < 2 * side:
+    short = (config.schedule.epochs or WORTH) < WORTH
+    if config.augment.crop != "resized" or not facts.files or shorter < WORTH * side or short:
         return None, ""
-    scale = next(times for times in (8, 4, 2) if shorter >= times * side)
-    room = COPY_BYTES * facts.n_train * facts.width * facts.height / scale**2
+    scale = 8 if shorter >= 8 * side else 4
+    scale *= shorter // scale // side
+    room = round(COPY_BYTES * facts.n_train * facts.width * facts.height / scale**2)
     seen = f"photos of {facts.width} x {facts.height} px are slow to decode in every epoch"
-    return side, f"{seen}; their copies take about {in_bytes(round(room))} until the run ends"
+    if room + RESERVE > machine.disk:
+        return 0, f"{seen}, but the disk has no room for {in_bytes(room)} of copies"
+    return side, f"{seen}; their copies take about {in_bytes(room)} until the run ends"
 
 
 def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from plusx.config import AugmentConfig
 from plusx.data import copies as module
 from plusx.data.copies import Copies
 from plusx.data.dataset import Split
-from plusx.data.decode import decode, decode_smaller
+from plusx.data.decode import decode, smaller
 from plusx.data.loader import TrainLoader
 from plusx.data.names import Names
 from plusx.errors import ImageError
@@ -26,6 +26,12 @@ from tests.data.test_transforms import RULES
 
 N = 9
 SIDE = 40
+
+
+@pytest.fixture(autouse=True)
+def any_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder may be small."""
+    monkeypatch.setattr(module, "RESERVE", 0)
 
 
 def scene(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -71,7 +77,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"crop": "scale", "shorter_side": (28, 60)}, {"crop": "none"}, {"crop": "translate", "pad": 3}]
+    "options", [{}, {"crop": "scale", "shorter_side": (28, 60)}, {"policy": "trivial", "mixup": 0.2}]
 )
 def test_the_same_pixels_whoever_decodes_and_whatever_is_kept(
     folder: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -83,10 +89,11 @@ def test_the_same_pixels_whoever_decodes_and_whatever_is_kept(
     before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
     assert len(before) == N
     assert {path.name: path.read_bytes() for path in (tmp_path / "kept-3").iterdir()} == before
-    monkeypatch.setattr(module, "decode_smaller", None)  # what is kept needs no second look at the photo
+    monkeypatch.setattr(module, "smaller", None)  # what is kept needs no second look at the photo
     assert equal(pixels(folder, tmp_path / "kept", **options), wanted)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "RESERVE", 2**63)
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(module, "RESERVE", 2 * free)
     assert equal(pixels(folder, tmp_path / "none", **options), wanted)
     assert list((tmp_path / "none").iterdir()) == []
     assert equal(pixels(folder, tmp_path / "no" / "folder", **options), wanted)
@@ -129,7 +136,7 @@ def test_what_is_small_or_deep_has_no_copy(folder: Path, tmp_path: Path, monkeyp
     for _ in range(2):
         for name in ("small.jpg", "deep.png"):
             assert copies.source(str(folder / name)) == str(folder / name)
-        monkeypatch.setattr(module, "decode_smaller", None)  # nor is it looked at again
+        monkeypatch.setattr(module, "smaller", None)  # nor is it looked at again
 
 
 def test_another_photo_under_the_same_name_has_another_copy(folder: Path, tmp_path: Path) -> None:
@@ -158,19 +165,57 @@ def test_a_copy_looks_like_its_photo(folder: Path, tmp_path: Path, channels: int
         assert (copy - F.avg_pool2d(whole, times)[0]).abs().mean() < 1.7, path.name  # JPEG's own is 1 to 1.2
 
 
-@pytest.mark.parametrize(("mode", "reduced"), [("RGB", True), ("L", True), ("RGBA", True), ("P", False)])
-def test_formats_without_a_scale_of_their_own_are_averaged(tmp_path: Path, mode: str, reduced: bool) -> None:
-    scene(320, 280).convert(mode).save(tmp_path / "photo.png")
-    found = decode_smaller(tmp_path / "photo.png", 50)
-    assert found is not None
-    assert found.shape == ((56, 64, 3) if reduced else (280, 320, 3))
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "PA", "1", "CMYK"])
+def test_whatever_is_large_is_reduced(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / f"photo.{'jpg' if mode == 'CMYK' else 'tif' if mode == 'PA' else 'png'}"
+    image = scene(320, 280).convert("P" if mode == "PA" else mode)
+    image.save(path, **({"quality": 95} if mode == "CMYK" else {}))
+    copy = decode(smaller(path, 50))
+    assert copy.shape[1:] == ((70, 80) if mode == "CMYK" else (56, 64))  # a JPEG by a power of two
+    photo = F.avg_pool2d(decode(path).float(), 280 // copy.shape[1])
+    assert (copy - photo).abs().mean() < (20 if mode == "1" else 3)
 
 
-@pytest.mark.parametrize(("shorter", "made"), [(99, False), (100, True)])
-def test_a_photo_has_a_copy_from_twice_its_side_on(tmp_path: Path, shorter: int, made: bool) -> None:
-    for size in ((shorter, 200), (200, shorter)):
-        scene(*size).save(tmp_path / "photo.jpg")
-        assert (decode_smaller(tmp_path / "photo.jpg", 50) is not None) == made
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_transparent_colour_does_not_bleed_into_its_neighbours(tmp_path: Path, mode: str) -> None:
+    """A disc of 100 in a key of 255 or so, over a background of 100: nothing of the key may be seen."""
+    y, x = np.ogrid[:200, :200]
+    inside = (y - 100) ** 2 + (x - 100) ** 2 < 70**2
+    pixels = np.where(inside, 100, 255).astype(np.uint8)
+    image = Image.fromarray(
+        pixels
+        if mode == "L"
+        else np.stack([pixels, np.where(inside, 100, 0), pixels], 2, dtype=np.uint8, casting="unsafe")
+    )
+    image.save(tmp_path / "key.png", transparency=255 if mode == "L" else (255, 0, 255))
+    copy = decode(smaller(tmp_path / "key.png", 40, background=100))
+    assert copy.shape[1:] == (40, 40)
+    assert (copy.float() - 100).abs().max() <= 2
+
+
+def test_what_no_jpeg_can_hold_is_decoded_as_it_is(tmp_path: Path) -> None:
+    path = str(tmp_path / "long.png")
+    Image.new("L", (140_000, 130), 7).save(path)
+    assert smaller(path, 64) == b""
+    assert Copies(tmp_path / "kept", 64, RULES).source(path) == path
+    Image.new("L", (131_000, 130), 7).save(path)
+    assert decode(smaller(path, 64)).shape == (3, 65, 65_500)
+
+
+def test_a_photo_replaced_while_it_is_decoded_has_no_copy_under_its_new_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies, path = Copies(tmp_path / "kept", SIDE, RULES), folder / "1.jpg"
+
+    def slow(source: str, *given: Any, **options: Any) -> bytes:
+        made = smaller(source, *given, **options)
+        scene(500, 400, 9).save(path)
+        return made
+
+    monkeypatch.setattr(module, "smaller", slow)
+    before = copies.source(str(path))
+    monkeypatch.setattr(module, "smaller", smaller)
+    assert copies.source(str(path)) == smaller(path, SIDE) != before
 
 
 def test_transparency_lies_over_the_background(tmp_path: Path) -> None:
@@ -188,9 +233,13 @@ def test_a_photo_that_cannot_be_decoded_is_named(folder: Path, tmp_path: Path) -
     with pytest.raises(ImageError, match=r"1\.jpg"):
         copies.source(str(path))
     assert not copies.folder.exists()
+    gone = split(folder)
     path.unlink()
+    loader = TrainLoader(
+        gone, RULES, AugmentConfig(crop="resized"), n_classes=3, mode="photo", batch=N, seed=1, copies=copies
+    )
     with pytest.raises(ImageError, match=r"1\.jpg: No such file"):
-        copies.source(str(path))
+        list(loader.epoch(0))
 
 
 def test_copies_that_vanish_are_made_again(folder: Path, tmp_path: Path) -> None:
