@@ -428,10 +428,13 @@ def test_given_weights_are_changed_slowly(facts: Facts) -> None:
 def test_what_the_fast_recipes_for_cifar10_say() -> None:
     fast, best = (decide(Request(data="cifar10", recipe=f"cifar10-{name}"), CIFAR)[0] for name in ("fast", "94"))
     for config in (fast, best):
-        assert (config.optim.nesterov, config.optim.weight_decay, config.optim.label_smoothing) == (True, 5e-4, 0.1)
+        assert (config.optim.name, config.optim.nesterov, config.optim.decay) == ("sgd", True, "weights")
         assert (config.schedule.name, config.schedule.warmup, config.engine.select) == ("linear", 0.1, "last")
         assert (config.model.init, config.model.whiten_input, config.model.whiten_stem) == ("he-fan-in", True, False)
         assert (config.augment.crop, config.augment.flip, config.engine.batch) == ("translate", "alternate", 128)
+    losses = [(config.optim.weight_decay, config.optim.label_smoothing) for config in (fast, best)]
+    assert losses == [(7e-4, 0.05), (5e-4, 0.1)]
+    assert (fast.schedule.final_weight_decay, best.schedule.final_weight_decay) == (0, 1)
     assert (fast.model.name, fast.optim.lr, fast.schedule.epochs, fast.augment.pad) == ("resnet20", 0.4, 24, 2)
     assert (best.model.name, best.optim.lr, best.schedule.epochs, best.augment.pad) == ("resnet11", 0.2, 32, 4)
     assert (best.augment.padding_mode, best.augment.cutout, best.engine.evaluate_every) == ("reflect", 8, 8)
