@@ -41,7 +41,16 @@ CASES = (
     Case("loading, photos of 500x375 px", 500, 375, photos=256, batch=32, batches=16, goal=1.8),
     Case("loading, 12 megapixels in 3.2 MB", 4000, 3000, photos=12, batch=4, batches=6, goal=4.0, soft=2),
     Case("loading, 12 megapixels in 4.6 MB", 4000, 3000, photos=12, batch=4, batches=6, goal=4.0),
-    Case("the same, epochs after the first", 4000, 3000, photos=12, batch=4, batches=6, goal=10.0, copies=True),
+    Case(
+        "loading, 12 megapixels in 4.6 MB, later epochs",
+        4000,
+        3000,
+        photos=12,
+        batch=4,
+        batches=6,
+        goal=10.0,
+        copies=True,
+    ),
 )
 
 
