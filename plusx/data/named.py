@@ -107,10 +107,10 @@ def _content(path: Path, size: int, sha256: str) -> bytes:
             file.seek(0)
             content = gzip.GzipFile(fileobj=file).read(size + 1) if zipped else file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}", "Delete it to get it again.") from error
+        raise DataError(f"{path}: cannot be read: {error}", "Delete the file to get it anew.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataError(f"{path}: its content has the SHA-256 {found}, expected {sha256}", "Delete it to get it again.")
+        raise DataError(f"{path}: its content has the SHA-256 {found}, not {sha256}", "Delete the file to get it anew.")
     return content
 
 
