@@ -74,7 +74,8 @@ def decode(
         channels: 1 for gray, 3 for RGB.
         background: gray level under transparent pixels, 0 to 255.
         name: what errors call it; the path by default.
-        min_side: for training only: decode a JPEG at 1/2, 1/4 or 1/8 scale if its shorter side stays at least this.
+        min_side: for training and reports only: decode a JPEG at 1/2, 1/4 or 1/8 scale if its shorter side stays at
+            least this.
 
     Returns:
         (C, H, W): uint8 0..255; or float32 0..1 where a gray source without alpha has more than 8 bits: 16-bit and

@@ -287,7 +287,7 @@ def _picture(mistake: Mistake) -> dict[str, Any]:
 def _pixels(source: str | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) of a file or of an image (C, H, W)."""
     if isinstance(source, str):
-        image = decode(source)
+        image = decode(source, min_side=THUMBNAIL)
         pixels: NDArray[np.uint8] = (image if image.dtype == torch.uint8 else (image * 255).round().byte()).numpy()
     else:
         pixels = source

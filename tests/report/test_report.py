@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plusx import report as package
+from plusx.data.decode import decode
 from plusx.errors import PlusxError
 from plusx.evaluation import Evaluation, Mistake
 from plusx.report import ReportData, bash, build, clean, percent, render, short, wilson, write_curve
@@ -216,6 +218,27 @@ def test_pictures_are_encoded_anew(tmp_path: Path) -> None:
     data = base64.b64decode(sources[0].partition("base64,")[2])
     assert b"secret" not in data
     assert Image.open(io.BytesIO(data)).size == (144, 86)
+
+
+def test_pictures_of_large_photos_are_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    Image.fromarray(scene).resize((1500, 1200), Image.Resampling.BICUBIC).save(tmp_path / "x.jpg", quality=95)
+    sizes = []
+
+    def seen(*given: Any, **options: Any) -> Any:
+        sizes.append((image := decode(*given, **options)).shape)
+        return image
+
+    monkeypatch.setattr(package, "decode", seen)
+    mistakes = (Mistake("x", "a", "b", 0.9, str(tmp_path / "x.jpg")),)
+    html = render(report(["a", "b"], evaluation=evaluation(["a", "b"], mistakes=mistakes)))
+    (source,) = (a["src"] for tag, a in Page(html).elements if tag == "img")
+    assert sizes == [(3, 150, 188)]  # 1200 px by the 8 that leaves 144
+    picture = Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2])))
+    with Image.open(tmp_path / "x.jpg") as whole:
+        whole.thumbnail((144, 144))
+        assert picture.size == whole.size
+        assert np.abs(np.asarray(picture, np.float32) - np.asarray(whole, np.float32)).mean() < 4
 
 
 def test_gray_and_16_bit_pictures(tmp_path: Path) -> None:
