@@ -450,9 +450,8 @@ def _print_run(run: Any) -> None:
     _say(f"{watched}: top-1 {_percent(final['top1'])}, error {_percent(1 - final['top1'])}, last epoch")
     if run.selected == "best":
         best = result["best"]
-        _say(
-            f"{watched}: top-1 {_percent(best['top1'])} at epoch {best['epoch']}, the weights kept in {run.model_file}"
-        )
+        kept = f"at epoch {best['epoch']}, the weights kept in {run.model_file}"
+        _say(f"{watched}: top-1 {_percent(best['top1'])} {kept}")
     else:
         _say(f"Model file: {run.model_file}")
     if run.already_finished:

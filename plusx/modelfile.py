@@ -250,9 +250,8 @@ def load(
     tensors, document, module = read(found, allow_nonfinite=allow_nonfinite)
     module.load_state_dict(tensors, assign=True)
     preprocess = _preprocess(document, found)
-    return Classifier(
-        module.to(device).eval(), tuple(document["classes"]), preprocess, document["task"], document, found
-    )
+    module, classes = module.to(device).eval(), tuple(document["classes"])
+    return Classifier(module, classes, preprocess, document["task"], document, found)
 
 
 def read(

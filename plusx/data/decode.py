@@ -41,6 +41,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MIRRORED = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # axes, after a transposition from 5 on
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _IEND = b"IEND\xaeB`\x82"
 _EOI, _SOS = b"\xff\xd9", b"\xff\xda"
@@ -85,9 +86,12 @@ def decode(
     Raises:
         ImageError: whatever is wrong with the file, its values included; no other exception leaves.
     """
-    with _opened(source, name, max_pixels) as (image, turn, _):
+    with _opened(source, name, max_pixels) as (image, turn, stream):
         scale = 1 if min_side is None else _scale(min(image.size), min_side)
-        return _tensor(_upright(image, turn, scale), channels, background).permute(2, 0, 1)
+        # A whole image is turned sooner by Pillow.
+        if turn > 1 or (pixels := _quick_jpeg(image, turn, stream, scale, channels)) is None:
+            pixels = _tensor(_upright(image, turn, scale), channels, background)
+        return pixels.permute(2, 0, 1)
 
 
 def decode_crop(
@@ -121,11 +125,10 @@ def decode_crop(
         width, height = image.size[::-1] if turn >= 5 else image.size
         top, left, high, wide = choose(height, width)
         scale = _scale(min(high, wide), size)
-        if turn == 1 and image.format in PHOTOS and image.mode == ("L" if channels == 1 else "RGB"):
-            rows, columns = -(-height // scale), -(-width // scale)
-            edges = _edges((top, left, high, wide), rows / height, columns / width)
-            if (pixels := _quick_jpeg(stream, edges[1], scale, (height, width), channels)) is not None:
-                return pixels[edges[0] : edges[1], edges[2] : edges[3]]
+        rows, columns = -(-height // scale), -(-width // scale)
+        edges = _edges((top, left, high, wide), rows / height, columns / width)
+        if (pixels := _quick_jpeg(image, turn, stream, scale, channels, edges[1])) is not None:
+            return pixels[edges[0] : edges[1], edges[2] : edges[3]]
         image = _upright(image, turn, scale)
         top, bottom, left, right = _edges((top, left, high, wide), image.height / height, image.width / width)
         if image.mode in _DEEP:  # a part has no tags, which say what the values mean
@@ -133,13 +136,11 @@ def decode_crop(
         return _tensor(image.crop((left, top, right, bottom)), channels, background)
 
 
-def smaller(
-    source: Source, side: int, *, max_pixels: int = MAX_PIXELS, channels: int = 3, background: int = 255
-) -> bytes:
+def smaller(path: str, side: int, *, max_pixels: int = MAX_PIXELS, channels: int = 3, background: int = 255) -> bytes:
     """A large image as a JPEG file, upright, at a whole fraction of its size.
 
     Arguments:
-        source: path of a regular file, or a file's bytes.
+        path: of a regular file.
         side: what is left of the shorter side is this at least, px.
         max_pixels: as for `decode`.
         channels: as for `decode`.
@@ -152,7 +153,7 @@ def smaller(
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(source, None, max_pixels) as (image, turn, _):
+    with _opened(path, None, max_pixels) as (image, turn, _):
         if min(image.size) < 2 * side or image.mode in _DEEP:
             return b""
         image = _upright(image, turn, _scale(min(image.size), side))
@@ -275,32 +276,42 @@ def _upright(image: Image.Image, turn: int, scale: int) -> Image.Image:
     return image.transpose(_UPRIGHT[turn]) if turn > 1 else image
 
 
-def _quick_jpeg(stream: io.BytesIO, rows: int, scale: int, shape: tuple[int, int], channels: int) -> Tensor | None:
-    """At least the first rows of a JPEG at 1/scale of its size: Pillow's pixels, sooner. None for what needs Pillow.
+def _quick_jpeg(
+    image: Image.Image, turn: int, stream: io.BytesIO, scale: int, channels: int, rows: int = 1 << 16
+) -> Tensor | None:
+    """A JPEG at 1/scale of its size, upright, (H, W, C): Pillow's pixels, sooner.
 
     Arguments:
+        image: its header.
+        turn: its orientation.
         stream: the file's bytes; its header claims another height for a while.
-        rows: needed, at that scale.
         scale: 1, 2, 4 or 8.
-        shape: height and width in the header.
         channels: 1 for gray, 3 for RGB.
+        rows: needed, at that scale, of one that is not turned; more than a JPEG can have are all.
+
+    Returns:
+        at least those rows; None for what needs Pillow, which says what is wrong with it or bears it.
     """
-    height = min(shape[0], scale * (rows + _CONTEXT_ROWS))
-    least = {"min_height": -(-height // scale), "min_width": -(-shape[1] // scale), "min_factor": 1}
+    space, mode = ("GRAY", "L") if channels == 1 else ("RGB", "RGB")
+    if image.format not in PHOTOS or image.mode != mode:
+        return None
+    height = image.height if turn > 1 else min(image.height, scale * (rows + _CONTEXT_ROWS))
+    least = {"min_height": -(-height // scale), "min_width": -(-image.width // scale), "min_factor": 1}
     with stream.getbuffer() as data:
         at = _height_at(data)
-        if at is None or _EOI not in bytes(data[-1024:]):  # cut: Pillow says so
+        if at is None or _EOI not in bytes(data[-1024:]):  # cut
             return None
         true_height = bytes(data[at : at + 2])
         data[at : at + 2] = height.to_bytes(2, "big")
         try:
-            # Not strict: the rows that are left out would be an error. Of damage it then tells what Pillow tells.
-            pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=False, **least)
-        except ValueError:  # Pillow says what is wrong with it
+            # Rows that are left out would be an error if it were strict.
+            pixels = simplejpeg.decode_jpeg(data, space, strict=height == image.height, **least)
+        except ValueError:
             return None
         finally:
             data[at : at + 2] = true_height
-    return torch.from_numpy(pixels)
+    upright = torch.from_numpy(pixels).transpose(0, 1) if turn >= 5 else torch.from_numpy(pixels)
+    return upright.flip(_MIRRORED[turn]) if turn in _MIRRORED else upright
 
 
 def _height_at(data: memoryview) -> int | None:

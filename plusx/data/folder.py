@@ -111,7 +111,7 @@ def _images_below(folder: str, left_out: Counter[str]) -> list[str]:
             return []
 
     root = os.path.realpath(folder)
-    names = _walk(root, root, left_out, entries, far_files=True)
+    names = _walk(root, root, left_out, entries, linked=True)
     return [os.path.join(folder, name) for name in sorted(names, key=natural_key)]
 
 
@@ -200,11 +200,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise DataError(f"{show(folder)}: cannot be read: {error.strerror}", "Check its permissions.") from error
 
 
-def _walk(
-    top: str, root: str, left_out: Counter[str], entries: Lister = _entries, far_files: bool = False
-) -> list[str]:
+def _walk(top: str, root: str, left_out: Counter[str], entries: Lister = _entries, linked: bool = False) -> list[str]:
     """The image files below `top`, by their paths below `root`, sorted. Each real folder is read once, so that loops of
-    links end. Links to files outside of `root` count where `far_files` says so, those to folders never."""
+    links end. Links to files outside of `root` count where `linked` says so, those to folders never."""
     found: list[str] = []
     pending, seen = [top], set()
     while pending:
@@ -229,7 +227,7 @@ def _walk(
                 pending.insert(0 if entry.is_symlink() else len(pending), entry.path)  # links last: real names win
             elif not is_image(name):
                 left_out[_other(name)] += 1
-            elif not far_files and entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
+            elif not linked and entry.is_symlink() and not _inside(os.path.realpath(entry.path), root):
                 left_out["links that leave the folder"] += 1
             elif not _known(entry.is_file):
                 left_out["broken links, pipes or devices"] += 1

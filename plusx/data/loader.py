@@ -23,13 +23,12 @@ from plusx.data.copies import Copies
 from plusx.data.dataset import Progress, Split
 from plusx.data.decode import Box, decode_crop
 from plusx.data.pixel_mean import MovingMean
-from plusx.data.sampling import batch_bounds, key, order_at, repeated, share
+from plusx.data.sampling import Ids, batch_bounds, key, order_at, repeated, share
 from plusx.data.transforms import Preprocess, as_channels, eval_batch
 from plusx.data.workers import Workers
 from plusx.threads import ahead, in_parallel
 
 R = TypeVar("R")
-Ids = NDArray[np.int64]
 
 STEPS_AHEAD = 64  # steps whose example order is computed at a time
 KEPT_BYTES = 2**30  # of preprocessed evaluation images that stay in memory

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from plusx.errors import DataError
 
+Ids = NDArray[np.int64]
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the increment of splitmix64
 _MASK = (1 << 64) - 1
 _ROUNDS = 10  # of the Feistel network; tests count all permutations of small sets
@@ -59,7 +60,7 @@ def key(*parts: int) -> int:
     return state
 
 
-def uniform(seed: int, epoch: int, ids: NDArray[np.int64], stream: int, count: int = 1) -> NDArray[np.float64]:
+def uniform(seed: int, epoch: int, ids: Ids, stream: int, count: int = 1) -> NDArray[np.float64]:
     """Random numbers in [0, 1), each a function of (seed, epoch, id, stream) alone.
 
     Arguments:
@@ -78,13 +79,13 @@ def uniform(seed: int, epoch: int, ids: NDArray[np.int64], stream: int, count: i
     return values[:, 0] if count == 1 else values
 
 
-def order(n: int, seed: int, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+def order(n: int, seed: int, epoch: int, start: int, stop: int) -> Ids:
     """Positions start..stop-1 of this epoch's random order of n examples; see `order_at`."""
     assert 0 <= start <= stop <= n, (n, start, stop)
     return order_at(n, seed, epoch, np.arange(start, stop))
 
 
-def order_at(n: int, seed: int, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+def order_at(n: int, seed: int, epoch: int, positions: Ids) -> Ids:
     """What stands at some positions of this epoch's random order of n examples.
 
     A format-preserving permutation: a Feistel network on a grid of just over n cells, applied again where it leaves
@@ -178,9 +179,7 @@ def batch_bounds(n: int, batch: int, processes: int = 1) -> BatchPlan:
     return plan
 
 
-def repeated(
-    first: int, last: int, positions: NDArray[np.int64], times: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def repeated(first: int, last: int, positions: Ids, times: int) -> tuple[Ids, Ids]:
     """Where the positions of a step look into the epoch's order, when a step has each of its examples several times.
 
     Arguments:

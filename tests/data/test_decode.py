@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from plusx.errors import ConfigError, ImageError
 # Outside pytest, which turns warnings to errors, `decode` silences Pillow's.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
+MODULE = sys.modules[decode.__module__]
 RNG = np.random.default_rng(0)
 SCENE = Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).resize((64, 48), Image.Resampling.BICUBIC)
 NOISE = Image.fromarray(RNG.integers(0, 256, (251, 333, 3), np.uint8))
@@ -369,6 +372,75 @@ def test_a_crop_is_a_part_of_the_whole(mode: str, channels: int, options: dict[s
     assert decode_crop(data, lambda h, w: (51, 93, 200, 240), 50, channels=channels).shape == (50, 61, channels)
 
 
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the fast reader gave pixels, for each file."""
+    seen: list[bool] = []
+    real = MODULE._quick_jpeg
+
+    def counted(*given: Any) -> Tensor | None:
+        found = real(*given)
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(MODULE, "_quick_jpeg", counted)
+    return seen
+
+
+def slowly(work: Callable[[], Tensor]) -> Tensor | str:
+    """What Pillow alone gives: pixels, or why not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "_quick_jpeg", lambda *_: None)
+        return outcome(work)
+
+
+def outcome(work: Callable[[], Tensor]) -> Tensor | str:
+    try:
+        return work()
+    except ImageError as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"restart_marker_rows": 1}]
+)
+def test_the_fast_reader_gives_pillows_pixels(mode: str, turn: int, options: dict[str, Any], fast: list[bool]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(NOISE.convert(mode), "JPEG", exif=exif, **(options if mode == "RGB" else {}))
+    channels = 3 if mode == "RGB" else 1
+
+    def whole(min_side: int | None) -> Tensor:
+        return decode(data, channels=channels, min_side=min_side)
+
+    def part(box: tuple[int, int, int, int], least: int) -> Tensor:
+        return decode_crop(data, lambda height, width: box, least, channels=channels)
+
+    tries = [partial(whole, min_side) for min_side in (None, 120, 60, 31)]
+    boxes = ((0, 0, 240, 240), (11, 70, 120, 131), (100, 5, 100, 200))
+    tries += [partial(part, box, least) for box in boxes for least in (120, 60, 30, 15)]
+    for work in tries:
+        assert torch.equal(work(), slowly(work))
+    assert fast == [True] * len(tries if turn == 1 else boxes * 4)
+
+
+def test_what_a_damaged_jpeg_gives_is_what_pillow_gives(fast: list[bool]) -> None:
+    """Pixels or an error: the fast reader takes no file that Pillow would refuse, or read otherwise."""
+    rng, files = random.Random(1), [data for data in seeds() if data[:2] == b"\xff\xd8"]
+    files += [encoded(NOISE.resize((90, 70)), "JPEG", **options) for options in ({}, {"restart_marker_blocks": 3})]
+    kinds = []
+    for _ in range(3_000):
+        data, channels, min_side = mutated(rng.choice(files), files, rng), rng.choice([1, 3]), rng.choice([None, 4, 30])
+        given = {"channels": channels, "min_side": min_side, "max_pixels": 10**6}
+        found, wanted = (way(partial(decode, data, **given)) for way in (outcome, slowly))
+        assert found == wanted if isinstance(wanted, str) else torch.equal(found, wanted)
+        kinds.append(isinstance(wanted, str))
+    assert 300 < sum(kinds) < 2_700
+    assert sum(fast) > 100
+
+
 def test_a_jpeg_is_read_down_to_the_crop() -> None:
     data = encoded(NOISE, "JPEG")
     damaged = data[: len(data) * 3 // 4] + bytes(len(data) // 4 - 2) + data[-2:]
@@ -419,6 +491,8 @@ def test_a_crop_of_a_damaged_jpeg_is_an_image_error() -> None:
     data = encoded(SCENE, "JPEG")
     with pytest.raises(ImageError):
         decode_crop(data[: len(data) // 2], lambda height, width: (0, 0, 48, 64), 48)
+    with pytest.raises(ImageError):  # also where it is whole as far as the crop
+        decode_crop(data[: len(data) * 9 // 10], lambda height, width: (0, 0, 8, 8), 8)
 
 
 def seeds() -> list[bytes]:
