@@ -1112,7 +1112,7 @@ def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path, monkeypa
 
     with pytest.raises(Stopped):
         package.train(tmp_path / "photos", out=tmp_path / "run", **common, overrides=fields, on_step=stop)
-    assert len(list((tmp_path / "run" / "copies").iterdir())) >= 8
+    assert len(list((tmp_path / "run" / "copies").iterdir())) >= 6  # two of the three steps of ten photos
     package.train(tmp_path / "photos", out=tmp_path / "run", **common, overrides=fields)
     assert not (tmp_path / "run" / "copies").exists()
     assert not (tmp_path / "whole" / "copies").exists()
