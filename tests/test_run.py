@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import namedtuple
+from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -1120,6 +1120,37 @@ def test_copies_of_large_photos_live_as_long_as_the_run(tmp_path: Path, monkeypa
     other = package.train(tmp_path / "photos", out=tmp_path / "no", **common, overrides=(*fields, "data.copies=0"))
     with_copies, without = (package.load(run).module.state_dict() for run in (whole, other))
     assert not torch.equal(with_copies["conv1.weight"], without["conv1.weight"])
+
+
+def test_a_full_disk_gets_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(6):
+        picture(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg", i, (192, 128))
+    usage = shutil.disk_usage
+    fields = ("model.width=8", "engine.precision=fp32", "engine.batch=4", "data.workers=0")
+    for name, free, copies_of in (("full", 5 << 30, 0), ("free", 6 << 30, 32)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(path)._replace(free=free))
+        common: dict[str, Any] = {"recipe": "photo", "size": 16, "model": "resnet8", "epochs": 4, "overrides": fields}
+        run = package.train(tmp_path / "photos", out=tmp_path / name, **common)
+        recorded = json.loads((run.folder / "config.json").read_text())
+        assert recorded["config"]["data"]["copies"] == copies_of
+        assert recorded["versions"]["simplejpeg"] == metadata.version("simplejpeg")  # which makes them
+
+
+def test_a_run_decodes_what_it_evaluates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more at its end, as anyone would who has the model file."""
+    data, seen = photos(tmp_path / "photos", 4), Counter[str]()
+    real = sys.modules[Preprocess.__module__].decode  # type: ignore[attr-defined]
+
+    def counted(source: str, *given: Any, **options: Any) -> Any:
+        seen[str(source)] += 1
+        return real(source, *given, **options)
+
+    monkeypatch.setattr(sys.modules[Preprocess.__module__], "decode", counted)
+    ran = plusx("train", data, "--out", tmp_path / "run", *PHOTO, "--epochs", "4", "--set", "data.workers=0")
+    assert ran.code == 0, ran.err
+    held = json.loads((tmp_path / "run" / "manifest.json").read_text())["splits"]["val"]["examples"]
+    assert len(held) >= 3
+    assert [seen[str(data / row[0])] for row in held] == [2] * len(held)
 
 
 def test_copies_of_data_that_changed_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -495,10 +495,13 @@ def test_evaluation_of_arrays_has_the_bits_of_one_image(arrays: Split, rules: An
         assert all(map(torch.equal, images, wanted))
 
 
+@pytest.mark.parametrize("rules", [SMALL, replace(SMALL, resize=20)])
 @pytest.mark.parametrize("kept", [0, 1, 4, 5])
-def test_evaluation_keeps_no_more_than_fits(arrays: Split, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_keeps_no_more_than_fits(
+    arrays: Split, kept: int, rules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules[EvalLoader.__module__], "KEPT_BYTES", kept * 5 * 4 * 3 * 16 * 16)
-    loader, once = (EvalLoader(arrays, SMALL, keep=keep, batch=5) for keep in (True, False))
+    loader, once = (EvalLoader(arrays, rules, keep=keep, batch=5) for keep in (True, False))
     for _ in range(3):
         first, second = list(loader), list(once)
         assert same(first, second)
