@@ -1,25 +1,19 @@
 """A run that is made to suffer: the plusx command in a process of its own, watched, and hurt where it is told to be."""
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-_SPAWN, _FORK = multiprocessing.get_context("spawn"), multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["plusx.run", "plusx.cli", "bench.faults.child"])
-PATIENCE = 120.0  # seconds for a run of seconds
+from tests.forks import Fork
 
 
 @dataclass(frozen=True)
@@ -45,38 +39,17 @@ class Orders:
     file_size: int | None = None
 
 
-class Child:
+class Child(Fork):
     """A started process: the leader of a session of its own.
 
     Arguments:
         orders: what it does.
-        fresh: begin with a new interpreter; else with a fork of one that has imported plusx, which saves seconds.
+        fresh: begin with a new interpreter.
     """
 
     def __init__(self, orders: Orders, fresh: bool = False) -> None:
+        super().__init__(obey, orders, path=orders.told, fresh=fresh)
         self.orders = orders
-        with _one_thread():
-            forkserver.ensure_running()
-            self._process = (_SPAWN if fresh else _FORK).Process(target=obey, args=(orders,))
-            self._process.start()
-        self.pid = self._process.pid or 0
-
-    def alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.is_alive()
-
-    def send(self, number: int, group: bool = False) -> None:
-        """A signal, to the process or, once it has one, to its group; too late is no error."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group and os.getpgid(self.pid) == self.pid else os.kill)(self.pid, number)
-
-    def wait(self, seconds: float = PATIENCE) -> int | None:
-        """The exit code, -N after signal N; None, and the process killed, when it takes longer."""
-        self._process.join(seconds)
-        code = self._process.exitcode
-        if code is None:
-            self.wait_or_kill(0)
-        return code
 
     def wait_or_kill(self, seconds: float) -> int | None:
         """The exit code; -9 when SIGKILL was faster."""
@@ -85,30 +58,10 @@ class Child:
         self._process.join()
         return self._process.exitcode
 
-    def told(self) -> str:
-        """What it printed."""
-        return self.orders.told.read_text() if self.orders.told.exists() else ""
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a process imports its libraries; one thread can be forked
-    try:
-        yield
-    finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
-
 
 def obey(orders: Orders) -> None:
     """The whole life of the process."""
     os.setsid()
-    out = os.open(orders.told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if orders.file_size:
         sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
         resource.setrlimit(resource.RLIMIT_FSIZE, (orders.file_size, orders.file_size))

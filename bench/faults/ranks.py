@@ -1,19 +1,18 @@
 """R7, R8, E5, E6 and E7: several processes that stop and go on with another number, lose one, or never meet."""
 
-import os
 import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
 from bench.faults.tiny import Result, data
-from tests.distributed.test_runs import DRIVER, OPTIONS, Outcome, ended, launch, start
+from tests.distributed import ranks as starting
+from tests.distributed.test_runs import OPTIONS, Outcome, ended, launch, start
+from tests.forks import Fork
 
 SECONDS = 30.0  # in which everybody is gone
 LEAVING = 25.0  # after a signal; torchrun kills after 30
@@ -58,7 +57,7 @@ def worlds(tries: int, folder: Path) -> Result:
         wanted, found = undisturbed.steps(), outcome.steps()
         far = max((abs(found[s][1] - loss) for s, (_, loss) in wanted.items() if s in found), default=1.0)
         most = max(most, far)
-        said = "" if outcome.done.returncode == 0 else outcome.done.stderr[-400:]
+        said = "" if outcome.code == 0 else outcome.said[-400:]
         said = said or ("" if orders(found) == orders(wanted) else "another order of examples")
         said = said or (f"a loss differs by {far:.1e}" if far > WITHIN else "")
         said = said or (
@@ -90,8 +89,8 @@ def losses(tries: int, folder: Path) -> Result:
         said = _told(outcome, kind, rank, step) or (f"it took {seconds:.0f} s" if seconds > SECONDS else "")
         if not said:
             again = start(folder / f"loss-{number}", data(folder), 2)
-            same = again.done.returncode == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
-            said = "" if same else f"other bits: {again.done.stderr[-300:]}"
+            same = again.code == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
+            said = "" if same else f"other bits: {again.said[-300:]}"
         passed += not said
         notes += [f"try {number}, {kind} of rank {rank} at step {step}: {said}"] if said else []
     return Result(
@@ -114,27 +113,25 @@ def signals(tries: int, folder: Path) -> Result:
         step = draw.randrange(1, last)
         kind, own = ENDS[number % len(ENDS)], folder / f"signal-{number}-{draw.random()}"
         process = launch(own, data(folder), 2, fault=f"term:{number % 2}:{step}" if kind == "rank" else "")
-        while process.poll() is None and not _reached(own / "seen", step - (kind == "rank")):
+        while process.alive() and not _reached(own / "seen", step - (kind == "rank")):
             time.sleep(0.01)
         sent = time.monotonic()
-        if process.poll() is None and kind != "rank":
-            os.kill(process.pid, signal.SIGTERM) if kind == "torchrun" else os.killpg(
-                process.pid, signal.SIGINT if kind == "ctrl-c" else signal.SIGTERM
-            )
+        if kind != "rank":
+            process.send(signal.SIGINT if kind == "ctrl-c" else signal.SIGTERM, group=kind != "torchrun")
         outcome = ended(own, process)
         seconds = time.monotonic() - sent
-        if outcome.done.returncode == 0 and step > last - 3:
+        if outcome.code == 0 and step > last - 3:
             continue  # it was faster
         slowest = max(slowest, seconds)
         said = "" if seconds <= LEAVING else f"it took {seconds:.0f} s"
         stops = [line for line in outcome.told if line.startswith(f"plusx: stopped by {HEARD.get(kind, 'SIGTERM')}")]
-        if not outcome.done.returncode or len(stops) != 1 or len(outcome.told) != 1:
-            said = said or f"exit code {outcome.done.returncode}, told {outcome.told}"
+        if not outcome.code or len(stops) != 1 or len(outcome.told) != 1:
+            said = said or f"exit code {outcome.code}, told {outcome.told}"
         again = start(own, data(folder), 2)
         once = all(len(ids) == len(set(ids)) for ids, _ in again.steps().values())
-        same = again.done.returncode == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
+        same = again.code == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
         said = said or ("" if once else "a step was made twice")
-        said = said or ("" if same else f"other bits: {outcome.done.stderr[-300:]} {again.done.stderr[-300:]}")
+        said = said or ("" if same else f"other bits: {outcome.said[-300:]} {again.said[-300:]}")
         passed += not said
         notes += [f"try {number}, {kind} at step {step}: {said}"] if said else []
         number += 1
@@ -163,17 +160,17 @@ def saves(tries: int, folder: Path) -> Result:
         file = draw.randrange(1, most)
         own = folder / f"save-{number}-{file}"
         outcome = start(own, data(folder), 2, fault=f"save:0:{file}")
-        if outcome.done.returncode == 0:  # there are not so many files
+        if outcome.code == 0:  # there are not so many files
             most = min(most, file)
             continue
         seconds = time.time() - (own / "seen" / "killed").stat().st_mtime
         slowest = max(slowest, seconds)
-        named = re.search(r"^plusx: rank 0 lost| rank +: 0 ", outcome.done.stderr, re.MULTILINE)
-        said = "" if named else f"told {outcome.done.stderr[-300:]}"
+        named = re.search(r"^plusx: rank 0 lost| rank +: 0 ", outcome.said, re.MULTILINE)
+        said = "" if named else f"told {outcome.said[-300:]}"
         said = said or (f"it took {seconds:.0f} s" if seconds > SECONDS else "")
         again = start(own, data(folder), 2)
-        same = again.done.returncode == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
-        said = said or ("" if same else f"other bits: {again.done.stderr[-300:]}")
+        same = again.code == 0 and again.same_weights(undisturbed) and again.rows == undisturbed.rows
+        said = said or ("" if same else f"other bits: {again.said[-300:]}")
         passed += not said
         notes += [f"try {number}, file {file}: {said}"] if said else []
         number += 1
@@ -207,11 +204,12 @@ def meeting(tries: int, folder: Path) -> Result:
                 alone(own, folder / ("other" if kind == "data" and rank else "one"), rank, kind, there)
                 for rank in {"port": [0], "missing": [0], "alone": [1]}.get(kind, [0, 1])
             ]
-            told = "".join(rank.communicate(timeout=2 * MEETING)[1] for rank in ranks)
+            codes = [rank.wait(2 * MEETING) for rank in ranks]
+            told = "".join(rank.told() for rank in ranks)
         seconds = time.monotonic() - started
         slowest = max(slowest, seconds)
-        good = all(rank.returncode == 1 for rank in ranks) and words in told and "Traceback" not in told
-        said = "" if good and seconds < MEETING else f"{seconds:.0f} s, {[r.returncode for r in ranks]}: {told[-400:]}"
+        good = set(codes) == {1} and words in told and "Traceback" not in told
+        said = "" if good and seconds < MEETING else f"{seconds:.0f} s, {codes}: {told[-400:]}"
         passed += not said
         notes += [f"try {number}, {kind}: {said}"] if said else []
     return Result(
@@ -225,35 +223,23 @@ def meeting(tries: int, folder: Path) -> Result:
     )
 
 
-def alone(folder: Path, place: Path, rank: int, kind: str, there: dict[str, str]) -> "subprocess.Popen[str]":
+def alone(folder: Path, place: Path, rank: int, kind: str, there: dict[str, str]) -> Fork:
     """One rank of two, started by hand, with the data that lies in a place."""
     (folder / "seen").mkdir(parents=True, exist_ok=True)
     who = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **there}
-    root = str(Path(__file__).parents[2])
-    own = {
-        "OMP_NUM_THREADS": "1",
-        "OBSERVED": str(folder.resolve() / "seen"),
-        "FAULT": f"{kind}:1:0",
-        "PYTHONPATH": root,
-    }
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), NAME, str(folder.resolve() / "run"), *OPTIONS],
-        cwd=place,
-        env={**os.environ, **who, **own},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    own = {"OBSERVED": str(folder.resolve() / "seen"), "FAULT": f"{kind}:1:0"}
+    words = (NAME, str(folder.resolve() / "run"), *OPTIONS)
+    return Fork(starting.alone, *words, path=folder / f"told-{rank}", changes=who | own, place=place)
 
 
 def _told(outcome: Outcome, kind: str, rank: int, step: int) -> str:
     """What was wrong with how two processes failed: they did not, or nobody said who was lost, or why."""
     words = WORDS[kind].format(rank=rank, step=step, who=f"rank {rank}: " if rank else "")
-    told = "\n".join(outcome.told) if kind != "bug" else outcome.done.stderr
+    told = "\n".join(outcome.told) if kind != "bug" else outcome.said
     named = sorted(path.name for path in outcome.run.glob("failures/*"))
     wanted = [] if WORDS[kind] == LOST else [f"rank-{rank}.json"]
-    good = outcome.done.returncode and words in told and named == wanted
-    return "" if good else f"exit code {outcome.done.returncode}, failures {named}, told {told[-300:]}"
+    good = outcome.code and words in told and named == wanted
+    return "" if good else f"exit code {outcome.code}, failures {named}, told {told[-300:]}"
 
 
 def orders(steps: dict[int, tuple[list[int], float]]) -> dict[int, list[int]]:

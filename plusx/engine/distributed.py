@@ -229,8 +229,6 @@ class World:
         if self.rank and not isinstance(error, RankError):
             message = f"rank {self.rank}: {message}"
         with suppress(RuntimeError):
-            if isinstance(error, RankError):
-                self._failure()  # whoever caused it goes first
             mine = json.dumps({"rank": self.rank, "message": message, "hint": hint})
             first = json.loads(self._store.compare_set("failure", "", mine))["rank"] == self.rank
             if isinstance(error, PlusxError):

@@ -1,11 +1,10 @@
 """Runs of two processes, under torchrun or under its agent alone: the same run as one, whatever happens to a rank."""
 
+import contextlib
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from plusx import load
 from plusx.config import DataConfig
 from plusx.data import EvalLoader, open_dataset
 from plusx.engine import measure
+from tests.distributed import ranks
+from tests.forks import Fork
 
-DRIVER, LAUNCH = (Path(__file__).parent / name for name in ("driver.py", "launch.py"))
 OPTIONS = ["schedule.epochs=2", "engine.batch=16", "model.name=resnet8", "model.width=8", "engine.checkpoint_steps=5"]
 STEPS = 14  # of 111 images
 
@@ -41,9 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Outcome:
     """What a run left behind."""
 
-    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
-        self.run, self.seen, self.done = folder / "run", folder / "seen", done
-        self.told = [line for line in done.stderr.splitlines() if line.startswith("plusx: ")]
+    def __init__(self, folder: Path, code: int, said: str) -> None:
+        self.run, self.seen, self.code, self.said = folder / "run", folder / "seen", code, said
+        self.told = [line for line in said.splitlines() if line.startswith("plusx: ")]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -66,38 +66,30 @@ class Outcome:
 
 
 def launch(
-    folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0, torchrun: bool = False
-) -> "subprocess.Popen[str]":
-    """Begins a run in `folder`, which may hold a part of it already, in a process group of its own.
-
-    Under `torchrun` every rank imports PyTorch; else they are forks of one process that has.
-    """
+    folder: Path, data: Path, processes: int, *options: str, fault: str = "", restarts: int = 0, fresh: bool = False
+) -> Fork:
+    """Begins a run in `folder`, which may hold a part of it already, in a process group of its own."""
     (folder / "seen").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable]
-    if torchrun:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [f"--max-restarts={restarts}"]
-    elif processes > 1:
-        command += [str(LAUNCH), str(processes), str(restarts)]
-    changed = {"OMP_NUM_THREADS": "1", "OBSERVED": str(folder / "seen"), "FAULT": fault or "none:-1:-1"}
-    return subprocess.Popen(
-        [*command, str(DRIVER), str(data), str(folder / "run"), *OPTIONS, *options],
-        env={**os.environ, **changed},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words, path = [str(data), str(folder / "run"), *OPTIONS, *options], folder / f"told-{time.time_ns()}"
+    changes = {"OBSERVED": str(folder / "seen"), "FAULT": fault or "none:-1:-1"}
+    if processes == 1:
+        return Fork(ranks.alone, *words, path=path, changes=changes)
+    if fresh:
+        return Fork(ranks.torchrun, processes, restarts, *words, path=path, changes=changes)
+    return Fork(ranks.agent, path, processes, restarts, *words, path=path, changes=changes)
 
 
-def ended(folder: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> Outcome:
-    """How a run ended; it is killed when it takes too long."""
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return Outcome(folder, subprocess.CompletedProcess(process.args, process.returncode, out, err))
+def ended(folder: Path, process: Fork) -> Outcome:
+    """How a run ended, once nobody of it is left; it is killed when it takes too long."""
+    code = process.wait()
+    assert code is not None, process.told()
+    end = time.monotonic() + 60
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(process.pid, 0)
+            assert time.monotonic() < end, process.told()
+            time.sleep(0.01)
+    return Outcome(folder, code, process.told())
 
 
 def start(folder: Path, data: Path, processes: int, *options: str, **how: Any) -> Outcome:
@@ -109,14 +101,14 @@ def start(folder: Path, data: Path, processes: int, *options: str, **how: Any) -
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Two processes, undisturbed."""
     outcome = start(tmp_path_factory.mktemp("two"), data, 2)
-    assert outcome.done.returncode == 0, outcome.done.stderr
+    assert outcome.code == 0, outcome.said
     return outcome
 
 
 def test_two_processes_with_synchronised_batch_norm_are_one(data: Path, tmp_path: Path) -> None:
     one = start(tmp_path / "one", data, 1)
     two = start(tmp_path / "two", data, 2, "engine.sync_bn=true")
-    assert one.done.returncode == two.done.returncode == 0, two.done.stderr
+    assert one.code == two.code == 0, two.said
     assert len(one.steps()) == len(two.steps()) == STEPS
     for step, (ids, loss) in one.steps().items():
         shared, same = two.steps()[step]
@@ -139,8 +131,8 @@ def test_examples_are_counted_once_however_they_are_shared(data: Path, two: Outc
 def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
     data: Path, two: Outcome, tmp_path: Path, fault: str
 ) -> None:
-    outcome = start(tmp_path, data, 2, fault=fault, restarts=3, torchrun=fault == "kill:1:7")
-    assert outcome.done.returncode == 0, outcome.done.stderr
+    outcome = start(tmp_path, data, 2, fault=fault, restarts=3, fresh=fault == "kill:1:7")
+    assert outcome.code == 0, outcome.said
     kind, rank, step = fault.split(":")
     step = step if kind == "kill" else r"\d+"
     assert len(outcome.told) == 1  # torchrun ends with SIGKILL who does not notice within 30 s
@@ -151,20 +143,20 @@ def test_a_killed_rank_is_named_and_restarting_ends_in_the_same_bits(
 
 def test_of_four_ranks_only_the_dead_one_is_called_lost(data: Path, tmp_path: Path) -> None:
     outcome = start(tmp_path, data, 4, fault="kill:1:5")
-    assert outcome.done.returncode != 0
+    assert outcome.code != 0
     assert outcome.told == ["plusx: rank 1 lost at step 5. The same command continues the run."]
 
 
 def test_a_slow_rank_is_waited_for(data: Path, tmp_path: Path) -> None:
     """Longer than a collective waits: it reads its images, and evaluates them."""
     outcome = start(tmp_path, data, 2, "schedule.epochs=1", fault="slow:1:7")
-    assert outcome.done.returncode == 0, outcome.done.stderr
+    assert outcome.code == 0, outcome.said
     assert [row["split"] for row in outcome.rows] == ["train", "val"]
 
 
 def test_ranks_do_not_wait_for_gradients_of_a_frozen_body(data: Path, tmp_path: Path) -> None:
     outcome = start(tmp_path, data, 2, "optim.freeze=body", "schedule.epochs=1")
-    assert outcome.done.returncode == 0, outcome.done.stderr
+    assert outcome.code == 0, outcome.said
     assert len(outcome.steps()) == STEPS / 2
 
 
@@ -178,7 +170,7 @@ def test_ranks_do_not_wait_for_gradients_of_a_frozen_body(data: Path, tmp_path: 
 )
 def test_the_rank_that_failed_says_why_and_nobody_else(data: Path, tmp_path: Path, fault: str, message: str) -> None:
     outcome = start(tmp_path, data, 2, fault=fault)
-    assert outcome.done.returncode != 0
+    assert outcome.code != 0
     assert len(outcome.told) == 1, outcome.told
     assert outcome.told[0].startswith(f"plusx: {message}")
     failures = sorted(p.name for p in (outcome.run / "failures").iterdir())
@@ -192,6 +184,6 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on_in_the_same_orde
     assert stopped.told == ["plusx: stopped by SIGTERM after step 9 of 14. The same command continues it."]
     assert not (stopped.run / "failures").exists()
     alone = start(tmp_path, data, 1)
-    assert "continuing after step 9 of 14" in alone.done.stderr
+    assert "continuing after step 9 of 14" in alone.said
     orders = [{step: ids for step, (ids, _) in o.steps().items()} for o in (alone, two)]
     assert orders[0] == orders[1]
