@@ -250,10 +250,6 @@ class World:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps({**values, "failure": traceback.format_exc()}, indent=1) + "\n")
 
-    @property
-    def _told_to_stop(self) -> bool:
-        return self.signals is not None and self.signals.received is not None
-
     def _sign(self, rank: int) -> bytes:
         """The last sign of life of a rank; each is another."""
         key = f"alive/{rank}"
@@ -266,9 +262,10 @@ class World:
             while not self._store.check([topic]):
                 if self._store.check(["failure"]) and not self._store.check([topic]):
                     raise self.lost()
+                patience = LEAVING_SECONDS if self.signals and self.signals.received else SILENT_SECONDS
                 if (now := self._sign(rank)) != sign:
                     sign, seen = now, time.monotonic()
-                elif time.monotonic() - seen > (LEAVING_SECONDS if self._told_to_stop else SILENT_SECONDS):
+                elif time.monotonic() - seen > patience:
                     raise self.lost()
                 time.sleep(pause)
                 pause = min(1.5 * pause, GLANCE)

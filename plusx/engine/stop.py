@@ -1,7 +1,9 @@
 """Stopping a run in good order: signals are remembered and heard where the state can be saved."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +12,7 @@ from typing import Any
 from plusx.errors import PlusxError
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+ECHO = 0.5  # seconds in which another Ctrl-C is the same one, passed on by torchrun or another parent
 
 
 class Stopped(PlusxError):  # noqa: N818  an end that was asked for is no error
@@ -29,7 +32,7 @@ class Interrupt(BaseException):
 
 
 class StopSignals:
-    """While entered, remembers the first of SIGINT, SIGTERM and SIGHUP; a second Ctrl-C stops at once.
+    """While entered, remembers the first of SIGINT, SIGTERM and SIGHUP; a second Ctrl-C, `ECHO` later, stops at once.
 
     Python hears signals in the main thread only; in another thread this does nothing. A signal whose handler is not
     Python's could not be given back, and is left to it.
@@ -40,7 +43,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._interrupted = False  # by Ctrl-C
+        self._interrupted = math.inf  # by Ctrl-C, at this moment
         self._waiting = False
         self._previous: dict[int, Any] = {}
 
@@ -58,9 +61,9 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self._interrupted:
+            if (now := time.monotonic()) > self._interrupted + ECHO:
                 raise KeyboardInterrupt
-            self._interrupted = True
+            self._interrupted = min(now, self._interrupted)
         self.received = self.received or number
         if self._waiting:
             self._waiting = False

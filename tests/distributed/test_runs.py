@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,13 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on_in_the_same_orde
     assert "continuing after step 9 of 14" in alone.said
     orders = [{step: ids for step, (ids, _) in o.steps().items()} for o in (alone, two)]
     assert orders[0] == orders[1]
+
+
+def test_a_ctrl_c_that_everybody_hears_and_the_agent_passes_on_is_one(data: Path, tmp_path: Path) -> None:
+    process = launch(tmp_path, data, 2)
+    while process.alive() and not list(tmp_path.glob("seen/*")):
+        time.sleep(0.01)
+    process.send(signal.SIGINT, group=True)
+    stopped = ended(tmp_path, process)
+    assert len(stopped.told) == 1, stopped.said
+    assert re.fullmatch(r"plusx: stopped by Ctrl-C after step \d+ of 14\. The same command .*", stopped.told[0])

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from plusx.engine import stop
 from plusx.engine.stop import SIGNALS, Interrupt, Stopped, StopSignals
 
 
@@ -50,19 +51,50 @@ def test_another_signal_does_not_interrupt_what_a_left_wait_puts_in_order() -> N
     assert after == ["in order"]
 
 
-def test_the_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stop, "time", clock)
+    return clock
+
+
+def test_the_second_ctrl_c_stops_at_once_and_other_signals_do_not(clock: Clock) -> None:
     with StopSignals() as signals:
         send(signal.SIGINT)
+        clock.now += 0.6
         send(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
         assert signals.received == signal.SIGINT
 
 
-def test_ctrl_c_twice_stops_at_once_whatever_came_before() -> None:
+def test_a_ctrl_c_that_is_passed_on_besides_is_one(clock: Clock) -> None:
+    """The terminal sends it to every process, and the one that started this one passes its own on."""
+    with StopSignals() as signals:
+        for _ in range(3):
+            send(signal.SIGINT)
+            clock.now += 0.16
+        assert signals.received == signal.SIGINT
+        clock.now += 0.16
+        with pytest.raises(KeyboardInterrupt):  # half a second after the first, whatever came between
+            send(signal.SIGINT)
+
+
+def test_ctrl_c_twice_stops_at_once_whatever_came_before(clock: Clock) -> None:
     with StopSignals() as signals:
         send(signal.SIGTERM)
         send(signal.SIGINT)  # a terminal sends it to all ranks, of which torchrun may have told one already
+        clock.now += 0.6
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
         assert signals.received == signal.SIGTERM
