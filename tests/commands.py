@@ -4,17 +4,19 @@ import contextlib
 import hashlib
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from plusx.cli import app
+from plusx.cli import app, main
+from tests.forks import Fork
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--model", "resnet8", "--set", "model.width=8", "--set", "engine.precision=fp32", "--set", "engine.threads=1")
@@ -43,26 +45,43 @@ def plusx(*words: Any) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
-def start(
-    *words: Any, prepare: Callable[[], None] | None = None, env: dict[str, str] | None = None, **options: Any
-) -> "subprocess.Popen[str]":
-    """Start a command in a process of its own, that hears Ctrl-C even where its parents do not."""
-
-    def before() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if prepare:
-            prepare()
-
-    command = [sys.executable, "-m", "plusx", *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, preexec_fn=before, **pipes, **options)
+def start(*words: Any) -> "subprocess.Popen[str]":
+    """Start a command as a shell does."""
+    command, env = [sys.executable, "-m", "plusx", *map(str, words)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: "subprocess.Popen[str]") -> Ran:
-    """Wait for the end of a command."""
+    """Wait for the end of such a command."""
     out, err = process.communicate(timeout=300)
     return Ran(process.returncode, out, err)
+
+
+def begin(folder: Path, *words: Any, file_size: int | None = None) -> Fork:
+    """Start a command in a process, a session and a group of its own, in a moment.
+
+    Arguments:
+        folder: gets what it writes.
+        words: of the command.
+        file_size: bytes that a file may have.
+    """
+    return Fork(_command, file_size, *map(str, words), path=folder / f"told-{time.time_ns()}")
+
+
+def _command(file_size: int | None, *words: str) -> None:
+    os.setsid()
+    if file_size:
+        sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    sys.argv = ["plusx", *words]
+    main()
+
+
+def end(process: Fork) -> Ran:
+    """Wait for the end of such a process."""
+    code = process.wait()
+    assert code is not None, process.told()
+    return Ran(code, *process.said())
 
 
 def contents(folder: Path) -> dict[str, str]:

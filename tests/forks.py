@@ -24,7 +24,7 @@ class Fork:
     Arguments:
         target: the function.
         args: for it.
-        path: a file that gets what the process writes to stdout and stderr.
+        path: a file that gets what the process writes to stderr; `path.out` gets its stdout.
         changes: of its environment.
         place: its working directory.
         fresh: begin with a new interpreter.
@@ -67,9 +67,18 @@ class Fork:
             self._process.join()
         return code
 
+    def said(self) -> tuple[str, str]:
+        """What it wrote to stdout and to stderr."""
+        out, err = (path.read_text() if path.exists() else "" for path in (_out(self.path), self.path))
+        return out, err
+
     def told(self) -> str:
         """What it wrote."""
-        return self.path.read_text() if self.path.exists() else ""
+        return "".join(self.said())
+
+
+def _out(path: Path) -> Path:
+    return path.with_name(f"{path.name}.out")
 
 
 @contextlib.contextmanager
@@ -87,9 +96,8 @@ def _one_thread() -> Iterator[None]:
 def settle(path: Path, environment: Mapping[str, str]) -> None:
     """Makes this process, a fork, one that was started from a shell: its environment, its output, Ctrl-C."""
     os.environ.update(environment)
-    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    for number, file in ((1, _out(path)), (2, path)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
@@ -44,8 +43,9 @@ from plusx.prepare import plain_preprocess
 from plusx.recipes import RECIPES, choose
 from plusx.result import Run
 from plusx.run import default_folder, train
-from tests.commands import SMALL, STEPS, Ran, contents, finish, photos, plusx, start
+from tests.commands import SMALL, STEPS, Ran, begin, contents, end, photos, plusx
 from tests.data.making import class_folders, picture
+from tests.forks import Fork
 
 LONG = ("--epochs", "4", *SMALL)  # 180 steps: a second or more after the first evaluation
 PHOTO = (
@@ -82,12 +82,17 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def interrupted(out: Path, number: int) -> Ran:
     """LONG on digits in a process of its own, stopped by a signal soon after its first evaluation."""
-    process = start("train", "digits", "--out", out, *LONG)
-    assert process.stderr is not None
-    seen = next(line for line in process.stderr if line.startswith("epoch 1/4"))
-    process.send_signal(number)
-    ran = finish(process)
-    return ran._replace(err=seen + ran.err)
+    process = begin(out.parent, "train", "digits", "--out", out, *LONG)
+    await_line(process, "epoch 1/4")
+    process.send(number)
+    return end(process)
+
+
+def await_line(process: Fork, words: str) -> None:
+    """Until the process has written a line that begins so."""
+    while f"\n{words}" not in process.said()[1]:
+        assert process.alive(), process.told()
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
@@ -112,13 +117,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     out, words = tmp_path / "run", (*SMALL, "--set", "schedule.steps=60")
 
     def limited(size: int) -> Ran:
-        return finish(
-            start(
-                *("train", "digits", "--out", out, *words),
-                prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-                env={"PYTHONDONTWRITEBYTECODE": "1"},  # Python keeps a cut .pyc, which nothing can import again
-            )
-        )
+        return end(begin(tmp_path, "train", "digits", "--out", out, *words, file_size=size))
 
     ran = limited(1000)  # less than the record of the run needs
     assert ran.code == 1
@@ -149,11 +148,10 @@ def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
     """A terminal sends the signal to every process of the command; only one of them answers."""
     data = photos(tmp_path / "photos")
     words = (*PHOTO, "--epochs", 200, "--set", "data.workers=2")
-    process = start("train", data, "--out", tmp_path / "run", *words, start_new_session=True)
-    assert process.stderr is not None
-    next(line for line in process.stderr if line.startswith("epoch 1/200"))
-    os.killpg(process.pid, signal.SIGINT)
-    ran = finish(process)
+    process = begin(tmp_path, "train", data, "--out", tmp_path / "run", *words)
+    await_line(process, "epoch 1/200")
+    process.send(signal.SIGINT, group=True)
+    ran = end(process)
     assert (ran.code, ran.out) == (130, "")
     assert "plusx: stopped by Ctrl-C after step " in ran.err
     assert "Traceback" not in ran.err
@@ -166,11 +164,11 @@ def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
     [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
 )
 def test_a_signal_before_anything_is_decided_leaves_nothing(number: int, code: int, name: str, tmp_path: Path) -> None:
-    process = start("train", "digits", "--size", 16, "--out", tmp_path / "a" / "run", "--json")
+    process = begin(tmp_path, "train", "digits", "--size", 16, "--out", tmp_path / "a" / "run", "--json")
     while not (tmp_path / "a" / "run" / "lock").exists():
-        time.sleep(0.01)
-    process.send_signal(number)
-    ran = finish(process)
+        time.sleep(0.001)
+    process.send(number)
+    ran = end(process)
     assert (ran.code, ran.err) == (code, f"plusx: stopped by {name}.\n")
     assert json.loads(ran.out) == {"error": f"stopped by {name}.", "hint": ""}
     assert not (tmp_path / "a").exists()
