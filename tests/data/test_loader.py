@@ -5,7 +5,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -29,9 +28,11 @@ from plusx.data.decode import decode, decode_crop
 from plusx.data.loader import Batch, EvalLoader, TrainLoader
 from plusx.data.names import Names
 from plusx.data.sampling import key, order
+from plusx.data.transforms import Preprocess
 from plusx.data.trivial import varied
 from plusx.errors import DataError, ImageError, TrainingError
 from tests.data.test_transforms import RULES
+from tests.forks import Fork
 
 N = 22
 SMALL = replace(RULES, size=16, resize=16)
@@ -389,37 +390,29 @@ def test_a_worker_that_cannot_be_started_is_told(photos: Split, monkeypatch: pyt
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-SCRIPT = """
-import multiprocessing, os, signal, sys
-import numpy as np
-from plusx.config import AugmentConfig
-from plusx.data import Preprocess, Split, TrainLoader
-from plusx.data.names import Names
-
-def main():
+def two_workers(what: str, *names: str) -> None:
+    """The life of a process with two decoding processes; it prints theirs."""
     rules = Preprocess(size=24, resize=32, fit="crop", channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
-    paths = Names(sys.argv[2:] * 20)
+    paths = Names(names * 20)
     split = Split("train", np.arange(len(paths)) % 3, paths, paths)
     augment = AugmentConfig(crop="resized")
     loader = TrainLoader(split, rules, augment, n_classes=3, mode="photo", batch=4, seed=1, workers=2)
     epoch = loader.epoch(0)
     next(epoch)
     children = multiprocessing.active_children()
-    print(*[child.pid for child in children], flush=True)
-    if sys.argv[1] == "die":
+    os.write(1, " ".join(str(child.pid) for child in children).encode())
+    if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if sys.argv[1] == "group":
+    if what == "group":
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda *_: None)
         for sent in (signal.SIGTERM, signal.SIGINT):
             os.system(f"kill -{sent.name[3:]} {' '.join(str(child.pid) for child in children)}")
         assert len(list(epoch)) == loader.steps_per_epoch - 1
-    if sys.argv[1] == "idle":
+    if what == "idle":
         list(epoch)
+        assert children[0].pid is not None
         os.kill(children[0].pid, signal.SIGKILL)
-
-main()
-"""
 
 
 def test_workers_stay_from_epoch_to_epoch_unless_one_is_left_in_its_midst(photos: Split) -> None:
@@ -440,17 +433,11 @@ def test_workers_stay_from_epoch_to_epoch_unless_one_is_left_in_its_midst(photos
 
 
 @pytest.mark.parametrize("what", ["die", "group", "idle", "leave"])
-def test_workers_outlast_signals_and_not_their_parent(what: str, photos: Split) -> None:
+def test_workers_outlast_signals_and_not_their_parent(what: str, photos: Split, tmp_path: Path) -> None:
     assert photos.paths is not None
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, what, *photos.paths[:4]],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == (-signal.SIGKILL if what == "die" else 0)
-    pids = done.stdout.split()
+    process = Fork(two_workers, what, *photos.paths[:4], path=tmp_path / "told")
+    assert process.wait(60) == (-signal.SIGKILL if what == "die" else 0), process.told()
+    pids = process.said()[0].split()
     assert len(pids) == 2
     deadline = time.perf_counter() + 10
     while any(alive(pid) for pid in pids):

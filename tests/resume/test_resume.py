@@ -5,8 +5,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from plusx.engine.stop import Stopped
 from plusx.engine.trainer import Trainer
 from plusx.errors import ModelFileError
 from tests.engine.tiny import CLOCKS, Train, at_batch, run, tiny_config, without_clocks
+from tests.forks import Fork
 
 ROOT = Path(__file__).parents[2]
 CLOCK_FIELDS = {*CLOCKS, "train_seconds", "epoch_seconds"}
@@ -329,35 +329,33 @@ def test_the_newest_checkpoint_damaged(tmp_path: Path) -> None:
 
 
 KILLS = 20
-SCRIPT = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from tests.engine.tiny import Train, run, tiny_config
-torch.set_num_threads(1)
-folder, kills, draw, folders = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0), 0
-while kills:
-    folders += 1
-    for _ in range(5):
-        if not (child := os.fork()):
-            train = Train(before=lambda epoch, step: time.sleep(0.02))
-            config = tiny_config(schedule__epochs=6, engine__ema=0.9, engine__checkpoint_steps=2)
-            try:
-                run(folder / str(folders), config, train)[0].fit()
-            except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        time.sleep(draw.uniform(0.05, 0.6))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break  # this run is finished
-        kills -= 1
-        if not kills:
-            break
-"""
+
+
+def kill_runs(folder: Path, kills: int) -> None:
+    """Trains in processes that are killed, up to five times a run."""
+    torch.set_num_threads(1)
+    draw, folders = random.Random(0), 0
+    while kills:
+        folders += 1
+        for _ in range(5):
+            if not (child := os.fork()):
+                train = Train(before=lambda epoch, step: time.sleep(0.02))
+                config = tiny_config(schedule__epochs=6, engine__ema=0.9, engine__checkpoint_steps=2)
+                try:
+                    run(folder / str(folders), config, train)[0].fit()
+                except BaseException as error:
+                    os.write(2, repr(error).encode())
+                    os._exit(1)
+                os._exit(0)
+            time.sleep(draw.uniform(0.05, 0.6))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            if os.WIFEXITED(status):
+                assert os.WEXITSTATUS(status) == 0
+                break  # this run is finished
+            kills -= 1
+            if not kills:
+                break
 
 
 def test_killed_for_real(tmp_path: Path) -> None:
@@ -365,7 +363,8 @@ def test_killed_for_real(tmp_path: Path) -> None:
     config = tiny_config(schedule__epochs=6, engine__ema=0.9, engine__checkpoint_steps=2)
     _, _, wanted = straight(tmp_path / "straight", config)
     (tmp_path / "cut").mkdir()
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "cut"), str(KILLS)], cwd=ROOT, check=True, timeout=120)
+    process = Fork(kill_runs, tmp_path / "cut", KILLS, path=tmp_path / "told")
+    assert process.wait() == 0, process.told()
     folders, resumed = list((tmp_path / "cut").iterdir()), 0
     assert len(folders) >= KILLS / 5
     for folder in folders:

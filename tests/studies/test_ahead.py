@@ -1,5 +1,6 @@
 """Runs side by side: stopped, lost, failing."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from plusx.engine.stop import Interrupt, Stopped, StopSignals
 from plusx.errors import ConfigError, DivergedError, PlusxError, TrainingError
 from plusx.studies.ahead import Ended, train_ahead
 from plusx.threads import own_cores
+from tests.forks import FORK
 
 
 class Sleeper(NamedTuple):
@@ -62,6 +64,13 @@ def await_files(folder: Path, count: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def _forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes begin in a moment, not in the seconds that importing PyTorch takes."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda name: FORK)
+
+
+@pytest.mark.usefixtures("_forks")
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_a_stop_saves_every_run_and_begins_none(number: int, code: int, word: str, tmp_path: Path) -> None:
     def stop() -> None:
@@ -78,6 +87,7 @@ def test_a_stop_saves_every_run_and_begins_none(number: int, code: int, word: st
     assert time.monotonic() - begun < 50
 
 
+@pytest.mark.usefixtures("_forks")
 def test_the_loss_of_a_process_is_told_and_the_others_save(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="ended before its time") as caught:
         train_ahead([Sleeper(tmp_path, "a"), Killed(tmp_path, "b"), Sleeper(tmp_path, "c")], 2, ignore)

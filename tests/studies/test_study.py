@@ -2,10 +2,10 @@
 
 import dataclasses
 import html.parser
+import itertools
 import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from plusx.studies.ahead import Ended, _train, train_ahead
 from plusx.studies.core import Arm, Claim, Figure, Study, limit, lower
 from plusx.studies.curves import ERRORS, Measured, errors
 from plusx.studies.page import draw_lines, write_figures
+from tests.forks import Fork
 from tests.studies.making import noise, use_noise
 
 ROOT = Path(__file__).parents[2]
@@ -167,37 +168,24 @@ def test_a_study_whose_runs_all_diverge_has_a_page(
     assert "slow, seed 0, diverged: step 3: the loss is nan." in capsys.readouterr().out
 
 
-KILLED = """
-import os, sys
-import plusx.studies.study as studies
-from tests.studies.test_study import tiny
+def killed_study(folder: Path, step: int) -> None:
+    """The study that kills itself before a step; all its runs' steps count."""
+    made = itertools.count(1)
 
-made = 0
+    def look(number: int, module: torch.nn.Module) -> None:
+        if next(made) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def watch(folder):
-    def look(step, module):
-        global made
-        made += 1
-        if made == steps:
-            os.kill(os.getpid(), 9)
-    return look
-
-studies.get_study = lambda name: tiny(watch)
-for steps in map(int, sys.argv[2:]):
-    if not (child := os.fork()):
-        studies.study("tiny", out=sys.argv[1], seeds=2)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 9, steps
-"""
+    studies.get_study = lambda name: tiny(lambda folder: look)  # type: ignore[assignment]
+    studies.study("tiny", out=folder, seeds=2)
 
 
 @pytest.mark.usefixtures("_tiny")
 def test_a_killed_study_ends_in_the_same_table(tmp_path: Path) -> None:
     whole = studies.study("tiny", out=tmp_path / "whole", seeds=2)
-    steps = ("2", "5")  # in the middle of the first run and of a later one
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *steps]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert ended.returncode == 0, ended.stderr.decode()
+    for step in (2, 5):  # in the middle of the first run and of a later one
+        process = Fork(killed_study, tmp_path / "killed", step, path=tmp_path / f"told-{step}")
+        assert process.wait() == -signal.SIGKILL, process.told()
     again = studies.study("tiny", out=tmp_path / "killed", seeds=2)
     assert again.table == whole.table
     assert again.claims == whole.claims
