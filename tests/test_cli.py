@@ -7,10 +7,10 @@ import importlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,12 +118,15 @@ def test_help_is_whole_sentences(name: str) -> None:
     assert not line.endswith("...")
 
 
-def test_help_takes_less_than_half_a_second() -> None:
+def test_help_takes_less_than_half_a_second_of_a_core() -> None:
+    """A core that this process has to itself; other tests and other machines of the host use it too."""
+
     def seconds() -> float:
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "plusx", "--help"], capture_output=True, text=True, check=True)
         assert "train" in done.stdout
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < 0.5
 
