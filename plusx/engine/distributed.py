@@ -223,9 +223,8 @@ class World:
         if self.size == 1 or error is self._announced:
             return
         self._announced = error
-        message, hint = f"{type(error).__name__}: {error}", ""
-        if isinstance(error, PlusxError):
-            message, hint = error.message, error.hint
+        bug = f"{type(error).__name__}: {error}"
+        message, hint = (error.message, error.hint) if isinstance(error, PlusxError) else (bug, "")
         if self.rank and not isinstance(error, RankError):
             message = f"rank {self.rank}: {message}"
         with suppress(RuntimeError):
@@ -240,6 +239,8 @@ class World:
             error.told_elsewhere = not self.leads
             return
         self.announce(error)
+        if isinstance(error, RankError) and error.told_elsewhere:
+            time.sleep(ROLL_CALL_SECONDS)  # whoever tells it goes first: torchrun ends all others once one has left
         path = folder / FOLDER / f"rank-{self.rank}.json"
         asked_for = isinstance(error, SystemExit | KeyboardInterrupt)
         if isinstance(error, RankError) or asked_for or not folder.is_dir() or path.exists():

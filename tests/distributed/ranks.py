@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+import traceback
 import uuid
 from multiprocessing import forkserver
 from pathlib import Path
@@ -53,4 +54,8 @@ def agent(path: Path, processes: int, restarts: int, *words: str) -> None:
 def _rank(group: int, path: Path, environment: dict[str, str], words: tuple[str, ...]) -> None:
     os.setpgid(0, group)
     forks.settle(path, environment)
-    alone(*words)
+    try:
+        alone(*words)
+    except Exception:  # which the agent tells only of the rank that left first
+        traceback.print_exc()
+        sys.exit(1)

@@ -249,3 +249,16 @@ def test_a_process_that_only_half_knows_its_ranks_says_what_is_missing(
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(RankError, match="WORLD_SIZE is 2, but MASTER_ADDR is not set"), joined(tmp_path, None):
         pass
+
+
+def test_whoever_tells_a_failure_leaves_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torchrun, which ends all once one has left, would end it before it has said why."""
+    store, slept = dist.HashStore(), []
+    monkeypatch.setattr(distributed.time, "sleep", slept.append)
+    World(1, 3, store).record(DataError("photo.jpg: cut off."), tmp_path)
+    assert not slept
+    assert (tmp_path / "failures" / "rank-1.json").exists()
+    error = RankError("rank 1: photo.jpg: cut off.")
+    World(0, 3, store).record(error, tmp_path)
+    assert slept == [distributed.ROLL_CALL_SECONDS]
+    assert error.told_elsewhere
