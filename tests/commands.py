@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -65,14 +64,11 @@ def begin(folder: Path, *words: Any, file_size: int | None = None) -> Fork:
         words: of the command.
         file_size: bytes that a file may have.
     """
-    return Fork(_command, file_size, *map(str, words), path=folder / f"told-{time.time_ns()}")
+    return Fork(_command, *map(str, words), path=folder / f"told-{time.time_ns()}", file_size=file_size)
 
 
-def _command(file_size: int | None, *words: str) -> None:
+def _command(*words: str) -> None:
     os.setsid()
-    if file_size:
-        sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     sys.argv = ["plusx", *words]
     main()
 

@@ -6,7 +6,9 @@ It has no threads, whose locks a fork would find taken for ever.
 import contextlib
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
@@ -27,6 +29,7 @@ class Fork:
         path: a file that gets what the process writes to stderr; `path.out` gets its stdout.
         changes: of its environment.
         place: its working directory.
+        file_size: bytes that a file may have.
         fresh: begin with a new interpreter.
     """
 
@@ -37,6 +40,7 @@ class Fork:
         path: Path,
         changes: Mapping[str, str] | None = None,
         place: Path = Path(),
+        file_size: int | None = None,
         fresh: bool = False,
     ) -> None:
         self.path, context = path.absolute(), SPAWN if fresh else FORK
@@ -44,7 +48,7 @@ class Fork:
         with _one_thread():
             forkserver.ensure_running()
             self._process = context.Process(
-                target=_begin, args=(target, args, self.path, environment, place.absolute())
+                target=_begin, args=(target, args, self.path, environment, place.absolute(), file_size)
             )
             self._process.start()
         self.pid = self._process.pid or 0
@@ -102,8 +106,16 @@ def settle(path: Path, environment: Mapping[str, str]) -> None:
 
 
 def _begin(
-    target: Callable[..., object], args: tuple[Any, ...], path: Path, environment: Mapping[str, str], place: Path
+    target: Callable[..., object],
+    args: tuple[Any, ...],
+    path: Path,
+    environment: Mapping[str, str],
+    place: Path,
+    file_size: int | None,
 ) -> None:
     settle(path, environment)
     os.chdir(place)
+    if file_size:
+        sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     target(*args)

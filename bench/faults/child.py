@@ -5,7 +5,6 @@ import importlib
 import itertools
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ class Orders:
     Arguments:
         words: of the plusx command.
         seen: a file that gets a JSON line of each step: its number, examples and loss.
-        told: a file that gets stdout and stderr.
+        told: a file that gets stderr, another beside it stdout.
         hurt: `step 7`: before that step; `epoch 2`: after its last step; `evaluation 2`: in the midst of it.
         number: the signal that the process then sends itself; 0 waits for a line in the file `go` beside `seen`.
         workers: decoding processes, whatever the run was made with.
@@ -48,7 +47,7 @@ class Child(Fork):
     """
 
     def __init__(self, orders: Orders, fresh: bool = False) -> None:
-        super().__init__(obey, orders, path=orders.told, fresh=fresh)
+        super().__init__(obey, orders, path=orders.told, file_size=orders.file_size, fresh=fresh)
         self.orders = orders
 
     def wait_or_kill(self, seconds: float) -> int | None:
@@ -62,9 +61,6 @@ class Child(Fork):
 def obey(orders: Orders) -> None:
     """The whole life of the process."""
     os.setsid()
-    if orders.file_size:
-        sys.dont_write_bytecode = True  # Python keeps a cut .pyc, which nothing can import again
-        resource.setrlimit(resource.RLIMIT_FSIZE, (orders.file_size, orders.file_size))
     from plusx import cli
 
     _watch(orders)

@@ -22,7 +22,6 @@ from plusx.errors import ModelFileError
 from tests.engine.tiny import CLOCKS, Train, at_batch, run, tiny_config, without_clocks
 from tests.forks import Fork
 
-ROOT = Path(__file__).parents[2]
 CLOCK_FIELDS = {*CLOCKS, "train_seconds", "epoch_seconds"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"schedule__warmup": 0.2},

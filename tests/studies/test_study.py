@@ -33,7 +33,6 @@ from plusx.studies.page import draw_lines, write_figures
 from tests.forks import Fork
 from tests.studies.making import noise, use_noise
 
-ROOT = Path(__file__).parents[2]
 STEPS = 3
 
 
