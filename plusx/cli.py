@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,12 +27,7 @@ from plusx.text import in_bytes, plural, show
 SPLITS = ("train", "val", "test", "all")  # in the order of columns
 MAX_GROUPS = 20  # of leaking images that `plusx check` prints, and of others that are there twice
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="image folder, CSV/Parquet table, .npz, or a name: digits …")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a run folder or a model file")]
@@ -54,21 +49,18 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             code = getattr(stop, "code", 128 + signal.SIGINT)
             if code == 1:  # rich's, where nobody reads on: the end is silent
                 raise
-            _deafen()
             error = PlusxError(f"stopped by {'Ctrl-C' if code == 130 else signal.Signals(code - 128).name}.")
             error.told_elsewhere = os.environ.get("RANK", "0") != "0"
-            _tell(error, **options)
-            raise typer.Exit(code) from None
+            _end(error, code, **options)
         except PlusxError as error:
-            _deafen()
-            _tell(error, **options)
-            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+            _end(error, getattr(error, "exit_code", 1), **options)
         except OSError as error:
             if error.errno == errno.EPIPE:  # nobody reads on: the end is silent
                 raise
-            _deafen()
-            _tell_refusal(error, **options)
-            raise typer.Exit(1) from None
+            reason = error.strerror or str(error)
+            told = PlusxError(f"{error.filename}: {reason}" if error.filename else reason, "--debug shows where.")
+            told.__cause__ = error
+            _end(told, 1, **options)
 
     return app.command()(guarded)
 
@@ -84,21 +76,16 @@ def _refuse_several(name: str) -> None:
         raise error
 
 
-def _deafen() -> None:
-    """This process is about to end: one more Ctrl-C must not come between what it tells and its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _tell_refusal(error: OSError, **options: Any) -> None:
-    """What the system refused; where that was our own output, on a full disk, the rest of it goes nowhere."""
-    reason = error.strerror or str(error)
-    told = PlusxError(f"{error.filename}: {reason}" if error.filename else reason, "--debug shows where.")
-    told.__cause__ = error
+def _end(error: PlusxError, code: int, **options: Any) -> NoReturn:
+    """The end of this process, and why; where nobody reads it, or on a full disk, the words go nowhere."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not come between the words and the exit code
     try:
-        _tell(told, **options)
+        _tell(error, **options)
         print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, SystemExit):  # the latter is rich's
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise typer.Exit(code) from None
 
 
 def _tell(error: PlusxError, *, debug: bool, as_json: bool = False, **_: Any) -> None:

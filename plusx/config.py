@@ -74,7 +74,7 @@ class AugmentConfig:
         "none; translate: pad and crop; resized: random area and aspect; scale: random shorter side, then crop",
         choices=("none", "translate", "resized", "scale"),
     )
-    pad: int = option("padding on each side for translate, px", 0, low=0, below=257)
+    pad: int | None = option("padding on each side for translate, px", None, low=0, below=257)
     padding_mode: str = option("what translate pads with", "zeros", choices=("zeros", "reflect"))
     area: tuple[float, float] = option("share of the image kept by resized", (0.08, 1.0), low=0)
     shorter_side: tuple[int, int] | None = option("range of the shorter side for scale, px", None, low=1)
@@ -248,7 +248,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def several(given: Iterable[str]) -> tuple[str, ...]:
     """Texts, of which one may stand alone."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def parse_overrides(texts: Iterable[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:

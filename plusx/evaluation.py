@@ -5,9 +5,11 @@ import heapq
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from plusx.models.mlp import ResMLP
 from plusx.text import listed, plural
 
 WORST = 24  # mistakes kept
+RULE = attrgetter("val_fraction", "split_seed")  # by which val is made where there is none
 USABLE = ("data.root", "data.val_fraction", "data.split_seed", "data.workers", "engine.on_bad_image")
 
 
@@ -181,12 +184,17 @@ def evaluate(
 def _settings(classifier: Classifier, overrides: Sequence[str]) -> tuple[DataConfig, str]:
     """How to open the data: as the run did, with the user's changes; and what to do with a file that is bad."""
     changes = configs.taken(overrides, USABLE, "evaluating", "All else is fixed by the model file.")
-    recorded = classifier.meta.get("config", {})
+    recorded = classifier.meta.get("config", {}).get("engine", {})
+    on_bad_image = changes.pop("engine.on_bad_image", recorded.get("on_bad_image", "error"))
+    given = {key.removeprefix("data."): value for key, value in changes.items()}
+    return dataclasses.replace(_recorded(classifier), **given), str(on_bad_image)
+
+
+def _recorded(classifier: Classifier) -> DataConfig:
+    """How the run opened its data, as far as its model file says."""
     names = {f.name for f in dataclasses.fields(DataConfig)} - {"workers"}  # those suit the machine that trained
-    data = {name: value for name, value in recorded.get("data", {}).items() if name in names}
-    on_bad_image = changes.pop("engine.on_bad_image", recorded.get("engine", {}).get("on_bad_image", "error"))
-    data |= {key.removeprefix("data."): value for key, value in changes.items()}
-    return DataConfig(**data), str(on_bad_image)
+    recorded = classifier.meta.get("config", {}).get("data", {})
+    return DataConfig(**{name: value for name, value in recorded.items() if name in names})
 
 
 def _open(classifier: Classifier, source: str, config: DataConfig, split: str | None, on_bad_image: str) -> Dataset:
@@ -197,13 +205,14 @@ def _open(classifier: Classifier, source: str, config: DataConfig, split: str | 
     record = _record(classifier)
     own = (record.get("root"), record.get("name")) == (found.root, found.name)
     try:
-        made = _screened(open_dataset(source, config, before=manifest.held_out(record)), config, on_bad_image)
+        before = manifest.held_out(record) if RULE(config) == RULE(_recorded(classifier)) else None
+        made = _screened(open_dataset(source, config, before=before), config, on_bad_image)
         if manifest.build(made, scan.scan(made, config))["hash"] == classifier.meta.get("manifest_hash"):
             return made  # wherever it lies now
         if not own:
             made = _screened(open_dataset(source, config), config, on_bad_image)
     except DataError as error:  # it cannot be split: as it is now, nobody could train on it
-        if split is not None or own:
+        if (split is not None or own) and {"train", "all"} & found.splits.keys():
             hint = "Mend the data, or measure all of it, what was trained on too, with --split all."
             raise DataError(f"the split of the run cannot be made again: {error.message}", hint) from error
         made = None
@@ -217,13 +226,14 @@ def _screened(dataset: Dataset, config: DataConfig, on_bad_image: str) -> Datase
 
 
 def _record(classifier: Classifier) -> dict[str, Any]:
-    """The manifest beside the model file; an empty one where there is none, or not of a manifest's shape."""
-    try:
+    """The manifest beside the model file; an empty one where there is none, or one of other data or another shape."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, LookupError):
         record: dict[str, Any] = json.loads((classifier.path or Path()).with_name("manifest.json").read_text())
         manifest.held_out(record)
-        return record
-    except (OSError, ValueError, TypeError, AttributeError, LookupError):
-        return {"splits": {}}
+        hashes = [record["hash"], *(change["from"] for change in record.get("accepted", ()))]
+        if classifier.meta.get("manifest_hash") in hashes:
+            return record
+    return {"splits": {}}
 
 
 def _trained_on(members: Sequence[Classifier], split: Split) -> list[str]:

@@ -73,12 +73,12 @@ class Classifier:
         return next(self.module.parameters()).device
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """Logits (N, K) divided by the calibration temperature.
+        """Logits (N, K) divided by the calibration temperature, float64.
 
         Raises:
             ModelFileError: some are not finite.
         """
-        answers = logits / (self.meta.get("temperature") or 1.0)
+        answers = logits.double() / (self.meta.get("temperature") or 1.0)  # what differs goes on to differ
         if not answers.isfinite().all():
             raise ModelFileError("the model's answers are not finite numbers.", "Its weights cannot be used.")
         return answers
@@ -169,7 +169,7 @@ def check_device(device: str | torch.device, called: str = "device") -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # each device has its own way to say that it is not there
         message = f"{called}: got {str(device)!r}: {str(error).splitlines()[0]}"
-        raise ConfigError(message, "Leave it out to take what is there, or name one that is, such as cpu.") from error
+        raise ConfigError(message, "Leave it out of a new run, or name one that is, such as cpu.") from error
 
 
 def save(

@@ -20,6 +20,7 @@ from plusx.engine.tensorfile import replacing
 from plusx.errors import ConfigError, ModelFileError, PlusxError
 from plusx.models import resolve
 from plusx.recipes import Choice, Machine, choose, default_recipe, get_recipe
+from plusx.recipes.choose import NETWORK_RULES, RULES
 from plusx.text import plural
 from plusx.threads import own_cores
 from plusx.weights import Origin
@@ -69,7 +70,11 @@ class Request:
         flags: dict[str, Any] = {"model.name": self.model, "schedule.epochs": self.epochs}
         flags |= {"data.size": self.size, "seed": self.seed}
         given = {key: value for key, value in flags.items() if value is not None}
-        changes = configs.parse_overrides(self.overrides, given)
+        found = configs.parse_overrides(self.overrides, given)
+        # "auto" asks for a choice; where there is none, it is as good as not given.
+        changes = {
+            field: value for field, value in found.items() if value is not None or field in RULES | NETWORK_RULES
+        }
         if changes.get("schedule.steps") and changes.get("schedule.epochs"):
             both = f"{plural('epoch', changes['schedule.epochs'])} and {plural('step', changes['schedule.steps'])}"
             raise ConfigError(f"schedule: got {both}, expected one of them.", "Leave --epochs or schedule.steps out.")

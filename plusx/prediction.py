@@ -65,7 +65,7 @@ def writer(path: str | Path) -> Callable[[Sequence[Answer], Path], None]:
         PlusxError: none of .csv, .jsonl and .parquet, a folder, or no folder in which it can be made.
     """
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    suffix = Path(path).suffix
+    suffix = Path(path).suffix.lower()
     if suffix not in writers:
         hint = "For JSON, name a .jsonl file, or print one value with --json." if suffix == ".json" else ""
         raise PlusxError(f"{path}: got the suffix {suffix!r}, expected one of {', '.join(writers)}.", hint)

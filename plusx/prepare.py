@@ -19,10 +19,11 @@ from plusx.config import Config, DataConfig
 from plusx.data import IMAGENET_COLOURS, Colours, Dataset, Preprocess, channel_statistics, manifest, mean_image, scan
 from plusx.data.check import class_warnings
 from plusx.data.copies import FOLDER as COPIES
+from plusx.data.dataset import untrainable
 from plusx.data.facts import facts as data_facts
 from plusx.engine import Log, resolve_precision
 from plusx.errors import ConfigError, DataError, ModelFileError
-from plusx.initial import start_network
+from plusx.initial import make_network
 from plusx.models import count_macs, resolve
 from plusx.plan import FREE, Plan, Request, decide, read_json, read_plan, write_json, write_plan
 from plusx.recipes import Choice, get_recipe
@@ -30,6 +31,7 @@ from plusx.text import listed, plural
 from plusx.threads import own_cores
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as published with weights
+SHOWN_SECONDS = 60  # that a file may take to be seen on other machines
 TINY_MACS = 8_000_000  # of a network; below, what bfloat16 gains lies around what a trial can tell from noise
 
 
@@ -76,7 +78,7 @@ def prepare(
             not to be accepted, or that is another than rank 0's.
     """
     path, record, data_config = folder / "config.json", folder / "manifest.json", request.data_config()
-    recorded = read_plan(path, request, moved=True) if path.exists() else None
+    recorded = read_plan(path, request, moved=True) if shown(path, rank) else None
     plan = recorded and continued(recorded, request)
     if plan is not None:
         request = plan.request
@@ -91,6 +93,8 @@ def prepare(
                 f"{request.data}: no file of {listed(emptied)} can be decoded.",
                 "`plusx check` lists them; repair them, or remove them to go on without.",
             )
+        if lost := untrainable(dataset):
+            raise DataError(f"{request.data}: {'; '.join(lost)}.", "Restore them, or begin anew with another --out.")
         found = manifest.build(dataset, findings)
     if plan is None:
         plan = decide_all(request, dataset, log, shutil.disk_usage(folder).free)
@@ -122,6 +126,20 @@ def prepare(
     return plan, dataset, found["hash"]
 
 
+def shown(path: Path, rank: int) -> bool:
+    """Whether a file of the run folder is there; a shared file system may show others late what rank 0 wrote.
+
+    Raises:
+        DataError: another rank does not see it.
+    """
+    deadline = time.monotonic() + SHOWN_SECONDS
+    while not (there := path.exists()) and rank and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if rank and not there:
+        raise DataError(f"{path}: rank 0 wrote it, and it is not there.", "Give all ranks the same run folder.")
+    return there
+
+
 def continued(plan: Plan, request: Request) -> Plan:
     """The plan of a run as a request goes on with it; a note says what is other than before.
 
@@ -142,12 +160,12 @@ def continued(plan: Plan, request: Request) -> Plan:
 
 def decide_all(request: Request, dataset: Dataset, log: Log, disk: int) -> Plan:
     """Every decision of a new run, those included that need the pixels or the network."""
-    known = data_facts(dataset, request.data_config())
+    known = data_facts(dataset)
     origin = weights.origin(request.weights) if request.weights else None
     config, choices = decide(request, known, origin, disk)
     modelfile.check_device(config.engine.device or "cpu", "engine.device")
     preprocess, colours, notes = make_preprocess(config, dataset, log, origin and origin.preprocess)
-    network = start_network(config, dataset, preprocess)
+    network = make_network(config, len(dataset.classes))
     if request.weights:  # unusable ones are told before the run is decided
         weights.load_weights(network, request.weights, dataset.classes)
     network.to(config.engine.device or "cpu")

@@ -20,6 +20,7 @@ class Run:
         seconds: of the whole run, its evaluations and all its parts together.
         images_per_second: trained on, without the time for evaluations and checkpoints.
         already_finished: nothing was done, since the folder held this very run, finished.
+        data_root: the folder searched first for a named data set, as it was given last.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Run:
     seconds: float
     images_per_second: float
     already_finished: bool = False
+    data_root: str | None = None
 
     def __fspath__(self) -> str:
         """Its folder, so that whatever takes a run folder takes the run."""
@@ -55,7 +57,7 @@ class Run:
         """Plain JSON values, as `plusx train --json` prints them."""
         paths = {"run": str(self.folder), "model_file": str(self.model_file), "report": str(self.report)}
         values = dataclasses.asdict(self)
-        del values["folder"]
+        del values["folder"], values["data_root"]
         return paths | values
 
 
@@ -68,7 +70,7 @@ def finished_run(folder: Path, request: Request) -> Run | None:
     """
     if not modelfile.finished(folder):
         return None  # also when the folder holds an unfinished run, which prepare compares
-    read_plan(folder / "config.json", request)
-    names = {f.name for f in dataclasses.fields(Run)} - {"folder", "already_finished"}
+    root = request.changes().get("data.root", read_plan(folder / "config.json", request).config.data.root)
+    names = {f.name for f in dataclasses.fields(Run)} - {"folder", "already_finished", "data_root"}
     values = read_json(folder / modelfile.RECORD, sorted(names))
-    return Run(folder=folder, already_finished=True, **{name: values[name] for name in names})
+    return Run(folder=folder, already_finished=True, data_root=root, **{name: values[name] for name in names})

@@ -28,9 +28,9 @@ from plusx.engine.distributed import ALONE, World
 from plusx.engine.isolation import alone
 from plusx.errors import ConfigError, DataError, ModelFileError
 from plusx.finish import calibrate, finish, write_model
-from plusx.initial import fill, start_network
+from plusx.initial import fill, make_network, start_network
 from plusx.plan import Plan, Request, read_json, recorded_request
-from plusx.prepare import check_request, held_out_before, prepare
+from plusx.prepare import check_request, held_out_before, prepare, shown
 from plusx.result import Run, finished_run
 
 
@@ -85,7 +85,7 @@ def train(
     folder = Path(out) if out is not None else default_folder(request)
     with distributed.joined(folder, request.changes().get("engine.device")) as world:
         if resume and not (folder / "config.json").exists():
-            raise ConfigError(f"--resume: {folder} holds no run.", "Leave --resume out to start one.")
+            raise ConfigError(f"--resume: {folder} holds no run of this command.", "Leave --resume out to start one.")
         if os.path.isdir(request.data) and folder.resolve().is_relative_to(Path(request.data).resolve()):
             raise ConfigError(f"{folder} lies in the data folder {request.data}.", "Name one outside of it with --out.")
         if (finished := finished_run(folder, request)) is not None:
@@ -112,7 +112,7 @@ def train(
                 if world.leads:
                     calibrate(folder, plan, dataset, manifest_hash, log)
                     finish(folder, plan, dataset, result, log)
-        run = finished_run(folder, request)
+        run = finished_run(folder, request) if shown(folder / modelfile.RECORD, world.rank) else None
         assert run is not None, "rank 0 finished it"
         return dataclasses.replace(run, already_finished=False)
 
@@ -179,8 +179,9 @@ def make_trainer(
     assert config.engine.batch is not None, "the recipe or choose fills this"
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
-    network = start_network(config, dataset, plan.preprocess)
-    start = None if begun(folder) else plan.request.weights
+    goes_on = begun(folder)  # from the weights of a checkpoint
+    network = make_network(config, len(classes)) if goes_on else start_network(config, dataset, plan.preprocess)
+    start = None if goes_on else plan.request.weights
     if start is not None:
         fill(network, start, classes, log)
     common: dict[str, Any] = {"workers": config.data.workers, "device": device}

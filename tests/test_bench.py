@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,11 @@ from bench.studies import row as table_row
 from bench.train import CASES, Case, prepared
 from plusx.data.loader import Batch
 from plusx.models import count_macs, count_params, create_model
+
+
+def test_naming_the_processor_imports_nothing_that_the_sides_compared_would_inherit() -> None:
+    code = "import sys; from bench.__main__ import cpu; print(cpu()); sys.exit('plusx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=RESULTS.parents[1], check=True)
 
 
 @pytest.mark.parametrize(

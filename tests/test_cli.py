@@ -305,6 +305,25 @@ def test_what_the_system_refuses_is_one_line() -> None:
         assert (done.returncode, done.stderr) == (1, "plusx: No space left on device. --debug shows where.\n")
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_where_nobody_reads_the_exit_code_stays(terminal: bool) -> None:
+    code = """
+from plusx import cli
+from plusx.errors import PlusxError
+@cli.command
+def stopped(debug: cli.Debug = False):
+    error = PlusxError("stopped by SIGTERM.")
+    error.exit_code = 143
+    raise error
+cli.app(["stopped"], prog_name="plusx")
+"""
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    os.close(ours)  # as `2>&1 | tee` that was ended, or a window that was closed
+    done = subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, check=False)
+    os.close(theirs)
+    assert done.returncode == 143
+
+
 def test_json_of_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_noise(monkeypatch)
     words = ("study", "mlp", "--out", tmp_path, "--seeds", 1, "--set", "schedule.steps=2", "--set", "engine.batch=16")

@@ -15,6 +15,7 @@ from torch import nn
 from plusx import evaluation, modelfile
 from plusx.config import DataConfig
 from plusx.data import manifest, open_dataset
+from plusx.data.download import file_sha256
 from plusx.data.scan import scan
 from plusx.data.transforms import Preprocess
 from plusx.errors import ConfigError, DataError, ImageError, ModelFileError, PlusxError
@@ -229,10 +230,11 @@ def test_other_data_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
 
 def test_the_runs_own_data_that_has_changed_keeps_its_training_examples_out(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
-    (run / "manifest.json").write_text(json.dumps({"root": str(data), "name": "data", "splits": {}}))
+    (run / "manifest.json").write_text(json.dumps({"root": str(data), "name": "data", "hash": "0" * 64, "splits": {}}))
     result = evaluate(run, data)
     assert (result.split, result.n) == ("val", 18)
     assert "not the examples that the run recorded" in result.notes[-1]
+    assert evaluate(run, data, overrides=["data.val_fraction=0.5"]).n == 36
     (data / "new").mkdir()  # a class without images, which cannot be trained on
     with pytest.raises(DataError, match=r"the split of the run cannot be made again: .*new") as caught:
         evaluate(run, data)
@@ -253,11 +255,31 @@ def test_another_table_beside_that_of_the_run_is_other_data(tmp_path: Path) -> N
     rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(data.rglob("*.png"))]
     for name, chosen in (("train", rows[::2]), ("week1", rows[1::2])):
         (data / f"{name}.csv").write_text("\n".join(["path,label", *chosen]))
-    own = {"root": str(data), "name": "train", "splits": {}}
+    own = {"root": str(data), "name": "train", "hash": "0" * 64, "splits": {}}
     (run / "manifest.json").write_text(json.dumps(own))
     assert evaluate(run, data / "train.csv").split == "val"
     other = evaluate(run, data / "week1.csv")
     assert (other.split, other.n) == ("all", 36)
+
+
+def test_a_record_of_other_data_is_not_believed(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
+    rows = [["x", "cat", path.stat().st_size, file_sha256(path)] for path in data.rglob("*.png")]
+    for digits, trained in (("0", True), ("1", False)):
+        record = {"hash": digits * 64, "splits": {"train": {"examples": rows}}}
+        (run / "manifest.json").write_text(json.dumps(record))
+        assert any("was trained on" in note for note in evaluate(run, data, split="all").notes) is trained
+    record |= {"accepted": [{"from": "0" * 64}]}  # the data that the model was trained on before
+    (run / "manifest.json").write_text(json.dumps(record))
+    assert any("was trained on" in note for note in evaluate(run, data, split="all").notes)
+
+
+def test_a_split_that_data_of_one_split_lacks_is_told(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), model(tmp_path / "run")
+    rows = [f"{path.relative_to(data)},{path.parent.name},test" for path in data.rglob("*.png")]
+    (data / "week.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(DataError, match="--split: got 'val', the data has test"):
+        evaluate(run, data / "week.csv", split="val")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"val": {"examples": [{"path": "a.png"}]}}}'])
@@ -270,7 +292,7 @@ def test_what_is_no_manifest_is_none(text: str, tmp_path: Path) -> None:
 def test_a_split_of_other_data_is_its_own_whatever_its_files_are_called(tmp_path: Path) -> None:
     data, run = pictures(tmp_path / "data"), model(tmp_path / "run", manifest_hash="0" * 64)
     held = {"splits": {"val": {"examples": [[str(p.relative_to(data)), "cat", 1, ""] for p in data.rglob("*.png")]}}}
-    (run / "manifest.json").write_text(json.dumps({"root": "elsewhere", **held}))
+    (run / "manifest.json").write_text(json.dumps({"root": "elsewhere", "hash": "0" * 64, **held}))
     assert evaluate(run, data, split="val").n < 72 / 2
 
 

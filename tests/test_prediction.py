@@ -15,6 +15,7 @@ from PIL import Image
 from plusx import prediction
 from plusx.data.folder import find_images
 from plusx.data.transforms import Preprocess
+from plusx.engine import Metrics
 from plusx.engine.infer import predict_logits
 from plusx.errors import ModelFileError, PlusxError
 from plusx.modelfile import Answer, Classifier, Images
@@ -127,7 +128,7 @@ def test_answers_are_the_logits_of_evaluation(tmp_path: Path, classifier: Classi
     files = [str(picture(tmp_path / f"{i}.png", i)) for i in range(9)]
     batches = [Images(torch.stack([RULES.load(f) for f in files]), torch.zeros(9, dtype=torch.long), torch.arange(9))]
     ((logits, _, _),) = predict_logits(classifier.module, batches)
-    for answer, row in zip(predict(classifier, files, top=5), logits.softmax(1), strict=True):
+    for answer, row in zip(predict(classifier, files, top=5), logits.double().softmax(1), strict=True):
         assert {x["label"]: x["probability"] for x in answer["labels"]} == dict(zip(CLASSES, row.tolist(), strict=True))
         shares = [x["probability"] for x in answer["labels"]]
         assert shares == sorted(shares, reverse=True)
@@ -156,9 +157,18 @@ def test_order_is_that_of_the_logits_even_where_probabilities_round(classifier: 
 def test_temperature_and_several_labels(classifier: Classifier) -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 0.5, 4.0]])
     warm = Classifier(classifier.module, CLASSES, RULES, "single", {"temperature": 2.0})
-    assert torch.equal(warm.probabilities(logits), (logits / 2).softmax(1))
+    assert torch.equal(warm.probabilities(logits), (logits.double() / 2).softmax(1))
     multi = Classifier(classifier.module, CLASSES, RULES, "multi")
-    assert torch.equal(multi.probabilities(logits), logits.sigmoid())
+    assert torch.equal(multi.probabilities(logits), logits.double().sigmoid())
+
+
+def test_a_temperature_changes_no_answer(classifier: Classifier) -> None:
+    low = 10 * torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+    logits = torch.stack([low, torch.nextafter(low, torch.tensor(99.0))], 1)  # float32 that divides to the same number
+    warm = Classifier(classifier.module, CLASSES, RULES, "single", {"temperature": 0.73})
+    metrics = Metrics("single", 2)
+    metrics.update(warm.calibrated(logits), torch.ones(10_000, dtype=torch.int64))
+    assert metrics.top1 == 1
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])

@@ -56,6 +56,7 @@ def test_recipes_fit_any_data(name: str, machine: Machine) -> None:
         allowed |= {"optim.clip_norm", "engine.checkpoint_steps", "engine.threads", "schedule.epochs", "schedule.steps"}
         allowed |= {"model.norm_order", "augment.size", "data.copies"}
         allowed |= {"augment.shorter_side"} if config.augment.crop != "scale" else set()
+        allowed |= {"augment.pad"} if config.augment.crop != "translate" else set()
         assert set(left) <= allowed, label
         assert all(choice.reason and choice.value is not None for choice in choices), label
         assert {choice.field: choice.value for choice in choices}.items() <= resolved(config).items(), label
@@ -404,8 +405,28 @@ def test_small_sets_train_longer_in_smaller_batches() -> None:
         10_000: (128, 0.2, 19),
         50_000: (128, 0.2, 15),
     }
-    pads = [get_recipe("small")(other(CIFAR, width=side, height=side)).augment.pad for side in (4, 28, 32, 500)]
-    assert pads == [1, 4, 4, 8]
+
+
+def test_small_images_move_by_an_eighth_of_the_side_that_the_network_sees() -> None:
+    def pad(side: int, size: int | None = None) -> int | None:
+        facts = other(CIFAR, width=side, height=side)
+        config = configs.replace(get_recipe("small")(facts), {"data.size": size})
+        return choose(config, facts, CPU, resolve)[0].augment.pad
+
+    assert [pad(side) for side in (4, 28, 32, 500)] == [1, 4, 4, 8]
+    assert [pad(side, size) for side, size in ((500, 16), (500, 32), (28, 8), (28, 64))] == [2, 4, 1, 8]
+
+
+def test_gray_images_stay_gray_to_choices_when_they_are_read_as_rgb() -> None:
+    gray = other(CIFAR, channels=1, mirror=None)
+    for channels in (None, 1, 3):
+        config, _ = choose(configs.replace(get_recipe("small")(gray), {"data.channels": channels}), gray, CPU, resolve)
+        assert (config.data.channels, config.augment.flip) == (channels or 1, "none")
+
+
+def test_weights_that_say_nothing_of_images_are_of_rgb() -> None:
+    gray = other(IMAGENET, channels=1)
+    assert choose(get_recipe("photo-finetune")(gray), gray, CPU, resolve)[0].data.channels == 3
 
 
 def test_small_sets_of_photos_train_longer_and_milder() -> None:

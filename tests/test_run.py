@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,10 @@ from safetensors.torch import load_file
 
 import plusx as package
 from plusx import config as configs
+from plusx import initial
+from plusx import prepare as preparing
 from plusx.claim import claimed
-from plusx.config import DataConfig
+from plusx.config import DataConfig, Facts
 from plusx.data import Dataset, EvalLoader, Preprocess, Split, copies, decode, open_dataset, scan, statistics
 from plusx.data.names import Names
 from plusx.data.sources import SOURCES
@@ -450,13 +453,17 @@ def test_a_disk_that_fills_up_leaves_the_record_of_before(tmp_path: Path, monkey
 
 def test_resume_needs_a_run_and_not_a_folder_alone(tmp_path: Path) -> None:
     ran = plusx("train", "digits", "--out", tmp_path, "--resume", *STEPS)
-    assert ran == Ran(1, "", f"plusx: --resume: {tmp_path} holds no run. Leave --resume out to start one.\n")
+    assert ran == Ran(
+        1, "", f"plusx: --resume: {tmp_path} holds no run of this command. Leave --resume out to start one.\n"
+    )
     assert contents(tmp_path) == {}
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
     ran = plusx("train", "digits", "--out", tmp_path / "run", "--resume")
-    assert ran == Ran(1, "", f"plusx: --resume: {tmp_path}/run holds no run. Leave --resume out to start one.\n")
+    assert ran == Ran(
+        1, "", f"plusx: --resume: {tmp_path}/run holds no run of this command. Leave --resume out to start one.\n"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -632,6 +639,19 @@ def test_changed_data_can_be_accepted(tmp_path: Path) -> None:
     evaluated = plusx("evaluate", out, data, "--json")
     assert json.loads(evaluated.out)["n"] == len(now)
     assert "not the examples" not in evaluated.out
+
+
+def test_a_class_without_training_images_is_not_accepted(tmp_path: Path) -> None:
+    data, out = class_folders(tmp_path / "data", {"a": 10, "b": 10}), tmp_path / "run"
+    command = ("train", data, "--out", out, *STEPS)
+    assert plusx(*command).code == 0
+    (out / "result.json").unlink()
+    for name, label, *_ in json.loads((out / "manifest.json").read_text())["splits"]["train"]["examples"]:
+        if label == "b":
+            (data / name).unlink()
+    ran = plusx(*command, "--accept-data-change")
+    assert ran.code == 1
+    assert f"plusx: {data}: val has images of 1 class that train lacks: b. Restore them, or begin anew" in ran.err
 
 
 def test_other_classes_are_not_accepted(tmp_path: Path) -> None:
@@ -914,8 +934,43 @@ def test_a_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run = train(Path("./digits"), model="resnet8", overrides=OVERRIDES)
     assert package.load(run.folder).classes == ("a", "b")
     assert evaluate(run, Path("digits"), split="all").n == 20
-    assert train("./digits/", model="resnet8", overrides=OVERRIDES).already_finished
+    for text in ("./digits/", "digits/"):  # the slash is a shell's completion
+        assert train(text, model="resnet8", overrides=OVERRIDES).already_finished
     assert package.check("digits").n == 1797
+    with pytest.raises(DataError, match="data: got an empty text"):  # of a variable that is not set
+        package.check("")
+
+
+def test_images_for_whitening_are_read_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    real = initial.sample
+    monkeypatch.setattr(initial, "sample", lambda *given: taken.append(1) or real(*given))
+    data = class_folders(tmp_path / "data", {"a": 10, "b": 10})
+    given: dict[str, Any] = {"out": tmp_path / "run", "model": "resnet8", "epochs": 2, "size": 8}
+    with pytest.raises(Stopped):
+        train(data, on_step=lambda step, module: signal.raise_signal(signal.SIGTERM), **given)
+    assert taken == [1]
+    train(data, **given)  # goes on from a checkpoint, which has the filters
+    assert taken == [1]
+
+
+def test_a_rank_waits_for_what_rank_0_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "SHOWN_SECONDS", 0.5)
+    path = tmp_path / "config.json"
+    assert not preparing.shown(path, 0)
+    with pytest.raises(DataError, match=r"config\.json: rank 0 wrote it, and it is not there\. Give all ranks"):
+        preparing.shown(path, 1)
+    threading.Timer(0.1, path.touch).start()  # as a network's file system may show it
+    assert preparing.shown(path, 1)
+
+
+def test_auto_is_the_recipes_value_where_nothing_is_chosen(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 10, "b": 10})
+    auto = ("engine.batch=auto", "schedule.epochs=auto", "optim.clip_norm=auto", "data.resize=auto")
+    run = train(data, out=tmp_path / "run", model="resnet8", epochs=1, size=8, overrides=("engine.batch=auto",))
+    document = json.loads((run.folder / "config.json").read_text())
+    assert document["config"]["engine"]["batch"] == RECIPES["small"](Facts(**document["facts"])).engine.batch
+    assert Request(data="x", overrides=auto).changes() == {"data.resize": None}
 
 
 def confusion(model: Path, root: Path, paths: Sequence[str]) -> NDArray[np.int64]:

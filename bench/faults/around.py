@@ -83,12 +83,15 @@ def decoders(tries: int, folder: Path) -> Result:
 
 
 def memory(tries: int, folder: Path) -> Result:
-    """At a random step the system refuses all further memory; then the same command with enough of it."""
+    """The system refuses further memory from the first step on; then the same command with enough of it.
+
+    Later steps take what the first one freed.
+    """
     draw, passed, notes = random.Random("C8"), 0, []
     settings = ("engine.batch=100", "model.width=64")  # steps that ask the system for memory
     wanted, _ = tiny.straight(folder / "straight", settings)
     for number in range(tries):
-        given = tiny.orders(folder / f"memory-{number}", settings, hurt=f"step {draw.randrange(1, 3)}", number=0)
+        given = tiny.orders(folder / f"memory-{number}", settings, hurt="step 1", number=0)
         child = Child(given)
         waiting(child)
         mapped = int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -101,7 +104,7 @@ def memory(tries: int, folder: Path) -> Result:
         notes += [f"try {number}, {room / 1e6:.0f} MB more: {said}"] if said else []
     return Result(
         "C8",
-        "a limit on the address space (RLIMIT_AS) set in the midst of a run, 0 to 20 MB above what it has; then the "
+        "a limit on the address space (RLIMIT_AS) set before the first step, 0 to 20 MB above what it has; then the "
         "same command without",
         "exit code 1 and one line that names the step, the batch and what to set; then the bits of the undisturbed run",
         tries,

@@ -158,10 +158,11 @@ def _single(
 ) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """One label an image -> (classes, class ids of each split)."""
     values = {split: _decoded(a).tolist() for split, a in labels.items()}
-    if names and all(a.dtype.kind in "biu" for a in labels.values()):
-        if any(not 0 <= v < len(names) for column in values.values() for v in column):
-            message = f"{source}: got labels outside 0..{len(names) - 1}"
-            raise DataError(message, "Name every class in the array classes.")
-        return names, values
-    ids = class_ids(str(v) for column in values.values() for v in column)
-    return tuple(ids), {split: [ids[str(v)] for v in column] for split, column in values.items()}
+    ids: dict[Any, int] = {k: k for k in range(len(names))}
+    if not names or any(a.dtype.kind not in "biu" for a in labels.values()):
+        values = {split: list(map(str, column)) for split, column in values.items()}
+        ids = {name: k for k, name in enumerate(names)} or class_ids(v for column in values.values() for v in column)
+    if other := {v for column in values.values() for v in column} - ids.keys():
+        message = f"{source}: got {show(str(min(other)))}, expected one of the {len(ids)} of the array classes"
+        raise DataError(message, "Name every class in it; labels that are numbers count from 0.")
+    return names or tuple(ids), {split: [ids[v] for v in column] for split, column in values.items()}

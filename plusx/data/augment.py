@@ -96,7 +96,7 @@ def mirror(pixels: Tensor, which: NDArray[np.bool_]) -> Tensor:
 
 def padding(augment: AugmentConfig) -> int:
     """Pixels around a stored image, on each side, from which random windows are cut."""
-    return augment.pad if augment.crop == "translate" else 0
+    return (augment.pad or 0) if augment.crop == "translate" else 0
 
 
 def fill_colour(augment: AugmentConfig, mean: Sequence[float]) -> Tensor | None:

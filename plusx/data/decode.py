@@ -220,9 +220,7 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     if status.st_size > limit:
-        raise ValueError(
-            f"{status.st_size:,} bytes, more than the {limit:,} that an image of the allowed size can need"
-        )
+        raise ValueError(f"{status.st_size:,} bytes, more than the {limit:,} that an image of allowed size can need")
     # Unbuffered, since all is read at once; without waiting, since it may have become a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         return file.read(status.st_size)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from plusx.config import DataConfig, Facts
+from plusx.config import Facts
 from plusx.data.dataset import Dataset, Split
 from plusx.data.decode import FORMATS, PHOTOS, orientation
 from plusx.errors import DataError, ImageError
@@ -58,7 +58,7 @@ def _animated(image: Image.Image) -> bool:
         return True
 
 
-def facts(dataset: Dataset, config: DataConfig) -> Facts:
+def facts(dataset: Dataset) -> Facts:
     """Counts, the median size of up to 256 training images spread over all classes, and the channels they need.
 
     Where those are all gray, the headers of all training images are read before colour is given up.
@@ -68,7 +68,7 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
     """
     train = dataset.splits["train"]
     width, height, aspect, gray = _shape(train)
-    if gray and train.paths is not None and config.channels is None:  # a few in colour may lie outside the sample
+    if gray and train.paths is not None:  # a few in colour may lie outside the sample
         gray = all(in_parallel(_seems_gray, train.paths))
     return Facts(
         n_train=len(train),
@@ -76,7 +76,7 @@ def facts(dataset: Dataset, config: DataConfig) -> Facts:
         n_classes=len(dataset.classes),
         width=width,
         height=height,
-        channels=config.channels or (1 if gray else 3),
+        channels=1 if gray else 3,
         mirror=dataset.mirror,
         benchmark=dataset.benchmark,
         files=train.images is None,

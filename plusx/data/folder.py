@@ -3,6 +3,7 @@
 import glob
 import itertools
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -78,7 +79,10 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
         if not os.path.lexists(path) and glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
         files = [_images_below(match, left_out) if os.path.isdir(match) else [match] for match in matches]
-        found += dict.fromkeys(itertools.chain.from_iterable(files))
+        # By the place of its folder, to which a glob also goes round links that lead back; the shortest way counts.
+        every = sorted(itertools.chain.from_iterable(files), key=len, reverse=True)
+        unique = {(os.path.realpath(os.path.dirname(file)), os.path.basename(file)): file for file in every}
+        found += sorted(unique.values(), key=natural_key)
         empty += [match for match, below in zip(matches, files, strict=True) if not below]
     for text in _notes(left_out):
         note(text)
@@ -138,7 +142,8 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
         parts[split] = path
     if parts:
         beside = [name for name, path in top.items() if path not in parts.values()]
-        left_out.update(f"folder {show(name)} beside the splits" for name in beside)
+        for name in beside:
+            left_out[f"images of the folder {show(name)} beside the splits"] += len(_walk(top[name], root, Counter()))
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
@@ -186,7 +191,10 @@ def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
         if hidden(entry.name):
             continue
         if _known(entry.is_dir):
-            found[entry.name] = entry.path
+            name = unicodedata.normalize("NFC", entry.name)  # as some systems write what others take apart
+            if name in found:
+                raise DataError(f"{show(folder)}: got two folders called {show(name)}", "Put their images into one.")
+            found[name] = entry.path
         else:
             left_out["images outside a class folder" if is_image(entry.name) else _other(entry.name)] += 1
     return {name: found[name] for name in sorted(found, key=natural_key)}

@@ -5,7 +5,7 @@ What an epoch yields is a function of (seed, epoch, position) alone: example ord
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
@@ -104,8 +104,7 @@ class TrainLoader:
             self._pixels: _Memory | _Photos = _Memory(stored, preprocess.size, augment, seed)
         else:
             room = 4 * (batch + 1) * preprocess.channels * preprocess.size**2  # bytes; a step may hold one more
-            cutter = _Cutter(split.images, preprocess, augment, seed, copies)
-            self._pixels = _Photos(split.paths, cutter, workers or 0, room)
+            self._pixels = _Photos(_Cutter(split, preprocess, augment, seed, copies), workers or 0, room)
         self._plan = batch_bounds(len(split), batch, processes)
         self._rank, self._processes = rank, processes
         self.n, self.steps_per_epoch = self._plan.n, self._plan.steps
@@ -224,18 +223,17 @@ def _varied(pixels: Tensor, augment: AugmentConfig, seed: int, epoch: int, ids: 
 
 
 class _Task(NamedTuple):
-    """One batch of work; it carries its paths, so that workers need no copy of the list of all paths."""
+    """One batch of work, small enough that a pipe takes it at once."""
 
     epoch: int
     ids: Ids
-    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Cutter:
     """Decodes, crops and mirrors: the part of a photo loader that runs in the workers."""
 
-    images: NDArray[np.uint8] | None
+    split: Split
     preprocess: Preprocess
     augment: AugmentConfig
     seed: int
@@ -245,10 +243,9 @@ class _Cutter:
         """(N, S, S, C), uint8 or, if any source has more than 8 bits, float32; 0..255. Calls `alive` for each image."""
         augment, size = self.augment, self.preprocess.size
         draws = changes.crop_draws(self.seed, task.epoch, task.ids)
-        sources = task.paths if self.images is None else [self.images[i] for i in task.ids % len(self.images)]
         found = []
-        for source, drawn in zip(sources, draws, strict=True):
-            found.append(self._cut_one(source, drawn))
+        for i, drawn in zip((task.ids % len(self.split)).tolist(), draws, strict=True):
+            found.append(self._cut_one(self.split.source(i), drawn))
             alive()
         deep = [one.is_floating_point() for one in found]
         pixels = torch.empty(len(found), *found[0].shape, dtype=torch.float32 if any(deep) else torch.uint8)
@@ -256,9 +253,9 @@ class _Cutter:
         for out, one, flip in zip(pixels, found, which, strict=True):
             out.copy_(one.flip(1) if flip else one)
         if augment.crop == "translate":
-            stored = changes.padded(pixels, augment.pad, changes.fill_colour(augment, self.preprocess.mean))
-            corners = changes.shifts(augment.pad, self.seed, task.epoch, task.ids)
-            corners = changes.shifts_of_mirrored(corners, which, augment.pad)
+            pad = changes.padding(augment)
+            stored = changes.padded(pixels, pad, changes.fill_colour(augment, self.preprocess.mean))
+            corners = changes.shifts_of_mirrored(changes.shifts(pad, self.seed, task.epoch, task.ids), which, pad)
             pixels = changes.windows(stored, np.arange(len(found)), corners, size)
         return _varied(pixels, augment, self.seed, task.epoch, task.ids, deep)
 
@@ -286,13 +283,13 @@ class _Cutter:
 class _Photos:
     """Photos decoded by worker processes, or, without any, by a thread of this one."""
 
-    def __init__(self, paths: Sequence[str] | None, cutter: _Cutter, workers: int, room: int) -> None:
-        self._paths, self._cutter, self._workers, self._room = paths, cutter, workers, room
+    def __init__(self, cutter: _Cutter, workers: int, room: int) -> None:
+        self._cutter, self._workers, self._room = cutter, workers, room
         self._pool: Workers | None = None  # waits here between epochs
 
     def batches(self, epoch: int, ids: Iterator[Ids]) -> Generator[tuple[Ids, Tensor], None, None]:
         """For each batch of ids the cropped and mirrored (N, S, S, C), 0..255."""
-        tasks = (_Task(epoch, chosen, self._paths_of(chosen)) for chosen in ids)
+        tasks = (_Task(epoch, chosen) for chosen in ids)
         if not self._workers:
             yield from ahead(lambda task: (task.ids, self._cutter.cut(task)), tasks, 1, 1)
             return
@@ -309,9 +306,6 @@ class _Photos:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-
-    def _paths_of(self, ids: Ids) -> tuple[str, ...]:
-        return () if self._paths is None else tuple(self._paths[i] for i in (ids % len(self._paths)).tolist())
 
 
 class EvalLoader:

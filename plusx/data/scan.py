@@ -19,18 +19,19 @@ from plusx.text import plural, show
 from plusx.threads import in_parallel
 
 FILMS = (b"GIF", b"RIFF", b"II", b"MM")  # how files begin that may have several frames, beside some PNG
-RULES = 3  # goes up when decode() accepts other files, so that old findings are not believed
+RULES = 4  # goes up when decode() accepts other files, so that old findings are not believed
 
 
 class Finding(NamedTuple):
-    """What is known of a file: bytes, modification time in ns, SHA-256 of its bytes, why it is bad or '', and whether
-    it has several frames.
+    """What is known of a file: bytes, time of its last change in ns and inode (a file in its place has others), SHA-256
+    of its bytes, why it is bad or '', and whether it has several frames.
 
     Without a SHA-256 that is no verdict on the bytes: they could not be read, or not be decoded for want of memory.
     """
 
     size: int
-    modified: int
+    changed: int
+    inode: int
     sha256: str
     reason: str
     animated: bool = False
@@ -50,9 +51,9 @@ def scan(dataset: Dataset, config: DataConfig, progress: Progress | None = None)
         try:
             status = os.stat(path)
         except OSError as error:
-            return Finding(0, 0, "", f"cannot be read: {error.strerror}")
+            return Finding(0, 0, 0, "", f"cannot be read: {error.strerror}")
         old = known.get(path)
-        if old and (old.size, old.modified) == (status.st_size, status.st_mtime_ns):
+        if old and old[:3] == (status.st_size, status.st_ctime_ns, status.st_ino):
             return old
         return _examine(path, status, config)
 
@@ -125,7 +126,7 @@ def _examine(path: str, status: os.stat_result, config: DataConfig) -> Finding:
         reason = f"cannot be read: {error.strerror}"
     except (ValueError, MemoryError) as error:
         reason = str(error) or "too little memory"
-    return Finding(status.st_size, status.st_mtime_ns, digest, show(reason), animated)
+    return Finding(status.st_size, status.st_ctime_ns, status.st_ino, digest, show(reason), animated)
 
 
 def _store(dataset: Dataset, config: DataConfig) -> Path:

@@ -29,18 +29,19 @@ SOURCES: dict[str, Callable[[str, DataConfig], Dataset]] = {
 
 
 def source_of(data: str | os.PathLike[str]) -> str:
-    """The text for what a caller gave: a path object is never a set's name, so that `Path("digits")` is `./digits`.
+    """The text for what a caller gave: `Path("digits")` and `digits/` are never a set's name, but `./digits`.
 
     Raises:
-        DataError: no text and no path, such as an array.
+        DataError: no text and no path, such as an array, or an empty one.
     """
     if not isinstance(data, str | os.PathLike):
         what = f"data: got a {type(data).__name__}, expected a path or the name of a data set"
         raise DataError(what, 'Arrays go into a file first: numpy.savez("data.npz", images=…, labels=…).')
-    text = os.fspath(data)
-    if not isinstance(data, str) and text in SOURCES:
-        text = os.path.join(os.curdir, text)
-    return text.rstrip("/") or "/"  # a shell's completion adds the slash
+    given = os.fspath(data)
+    if not given:
+        raise DataError("data: got an empty text, expected a path or the name of a data set", "This folder is `.`.")
+    text = given.rstrip("/") or "/"  # a shell's completion adds the slash
+    return os.path.join(os.curdir, text) if text in SOURCES and not (text == given and isinstance(data, str)) else text
 
 
 def open_dataset(
@@ -74,6 +75,10 @@ def read(source: str, config: DataConfig) -> Dataset:
     A split without images is as none, and noted; where there is no image at all, all splits stay.
     """
     found = _reader(source)(source, config)
+    if found.task == "multi":
+        several = sum(int((split.targets.sum(1) > 1).sum()) for split in found.splits.values())
+        whole = plural("image", sum(map(len, found.splits.values())))
+        found = found.changed(notes=(f"any number of labels an image: {several:,} of {whole} have more than one",))
     left = {name: split for name, split in found.splits.items() if len(split)}
     empty = [name for name in found.splits if name not in left]
     if not left or not empty:

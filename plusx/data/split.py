@@ -27,7 +27,7 @@ def hold_out(dataset: Dataset, config: DataConfig, before: Mapping[str, bool] | 
         before: for examples of an earlier state of the data whether they were held out; they stay where they were.
 
     Raises:
-        DataError: every class has a single image, so that none can be held out.
+        DataError: every class has a single image, so that none can be held out, or all that were held out are gone.
     """
     splits = dict(dataset.splits)
     train = splits.pop("train", None) or splits.pop("all")
@@ -44,10 +44,11 @@ def hold_out(dataset: Dataset, config: DataConfig, before: Mapping[str, bool] | 
             known = {f: before[name] for f, name in zip(files, train.names, strict=True) if name in before}
             held = np.array([known.get(f, new) for f, new in zip(files, held.tolist(), strict=True)])
         if not held.any():
-            raise DataError(
-                "got a single image of each class, so that none can be held out for validation",
-                "Add images, or a val folder.",
-            )
+            if before:
+                hint = "Restore them, or start a new run with another --out."
+                raise DataError("none of the images that the run held out is left", hint)
+            message = "got a single image of each class, so that none can be held out for validation"
+            raise DataError(message, "Add images, or a val folder.")
         splits["val"], train = train.take(held, "val"), train.take(~held)
         share = f"{plural('image', int(held.sum()))} of {len(held):,} held out"
         part = f"{fraction:.0%} of each class, rounded, at least one"

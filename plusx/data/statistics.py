@@ -17,6 +17,7 @@ SAMPLE = 4000  # photos; the mean of so many is within a quarter of a gray level
 SMALL = 64  # px: up to this network input all files are read
 SLICE = 64  # images in memory summed at a time
 BAND = 2**20  # pixels of an image summed at a time
+ROUNDING = 1e-6  # a standard deviation below may be rounding, of images with more than 8 bits
 
 # Pixels, for each channel the sum of values 0..255, and for each two channels that of their products: as Python's
 # numbers, which add up without end.
@@ -67,7 +68,8 @@ def channel_statistics(
     for n, sums, second in found:
         count, total, products = count + n, total + sums, products + second
     spread = count * products - np.outer(total, total)
-    std = tuple(s**0.5 / count / 255 if s > 0 else 1.0 for s in spread.diagonal())
+    deviations = (max(s, 0) ** 0.5 / count / 255 for s in spread.diagonal())
+    std = tuple(value if value > ROUNDING else 1.0 for value in deviations)
     covariance = tuple(map(tuple, spread / count**2 / 255**2))
     return Statistics(tuple(total / count / 255), std, covariance, notes)
 

@@ -177,7 +177,7 @@ class Preprocess:
         shape = (self.channels, 1, 1)
         mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(shape) for v in (self.mean, self.std))
         if self.mean_pixels is not None and x.shape[-3:] == self.mean_pixels.shape:
-            mean = self.mean_pixels
+            mean = self.mean_pixels.to(x.device)
         return (x - mean).div_(std)
 
     def _mean_image_problems(self) -> list[str]:

@@ -158,9 +158,7 @@ def _array(memory: mmap.mmap, shape: tuple[int, ...], kind: str) -> Any:
     return np.frombuffer(memory, kind, int(np.prod(shape))).reshape(shape)
 
 
-def _serve(
-    work: Work, pipe: Any, others: list[Any], slots: list[mmap.mmap], signs: NDArray[np.int64], parent: int
-) -> None:
+def _serve(work: Work, pipe: Any, others: Any, slots: list[mmap.mmap], signs: NDArray[np.int64], parent: int) -> None:
     """The life of a process; `others` are its copies of the parent's ends, which would keep its own one open."""
     for other in others:
         other.close()

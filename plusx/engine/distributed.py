@@ -407,7 +407,8 @@ def _clear(size: int) -> Iterator[None]:
 
 def _neighbour(store: Any) -> int:
     """The process id of the next rank on this machine; its own where there is no other."""
-    host, own = platform.node(), int(os.environ.get("LOCAL_RANK", "0"))
+    host = os.environ.get("GROUP_RANK", platform.node())  # several machines may have one name
+    own = int(os.environ.get("LOCAL_RANK", "0"))
     store.set(f"process/{host}/{own}", str(os.getpid()))
     following = f"process/{host}/{(own + 1) % int(os.environ.get('LOCAL_WORLD_SIZE', '1'))}"
     store.wait([following], JOIN_TIMEOUT)

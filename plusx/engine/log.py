@@ -21,10 +21,17 @@ HEARTBEAT = 60.0  # seconds between two lines in mid-epoch where there is no bar
 
 
 class _Told(Console):
-    """A console whose reader may leave: rich would end the process then."""
+    """A console whose reader may leave, by closing a terminal or a pipe: the run goes on, and says no more."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.quiet = True
+            self._buffer.clear()
 
     def on_broken_pipe(self) -> None:
-        """For `Log` to take."""
+        """For `_check_buffer` to take; rich would end the process."""
         raise BrokenPipeError
 
 
@@ -54,10 +61,7 @@ class Log:
         """One line for people and for log.txt, or for log.txt alone; control characters show as escapes."""
         shown = show(text)
         if to_console:
-            try:
-                self._console.print(shown, markup=False, emoji=False)
-            except OSError:  # a terminal that was closed, a pipe that nobody reads: the run goes on
-                self._console.quiet = True
+            self._console.print(shown, markup=False, emoji=False)
         if self._folder:
             with _clear_errors(self._folder / "log.txt") as path, path.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
@@ -134,10 +138,8 @@ class Log:
         self._last = (now, 0)
         rate = f"{(before + images) / (now - shown):,.0f} images/s"
         if self._bar:
-            shown_loss, shown_lr, description = f"{loss:.3f}", f"{lr:.3g}", f"epoch {epoch}"
-            self._bar.update(
-                self._task, completed=step, description=description, rate=rate, loss=shown_loss, lr=shown_lr
-            )
+            texts = {"description": f"epoch {epoch}", "rate": rate, "loss": f"{loss:.3f}", "lr": f"{lr:.3g}"}
+            self._bar.update(self._task, completed=step, **texts)  # type: ignore[arg-type]
         else:
             self.line(f"epoch {epoch}  step {step:,} of {total:,}  loss {loss:.3f}  lr {lr:.3g}  {rate}")
 

@@ -43,7 +43,7 @@ class Metrics:
             targets: int64 (N,), or float (N, K): labels, or for task "single" shares of which the largest counts.
             loss: its mean loss where that is known; else the cross-entropy of each example is computed here.
         """
-        logits = logits.detach().float()
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         sound = logits.isfinite().all(1)
         if self.task == "multi":
             labels, predicted = targets > 0.5, logits > 0

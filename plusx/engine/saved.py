@@ -119,7 +119,7 @@ class Saved:
         before, tensors = Position(**found.document["position"]), dict(found.tensors)
         at = moved(before, found.document["steps_per_epoch"], self.length)
         if not self.length.in_epochs and at.step < self.length.steps:  # in mid-epoch, whose counts begin anew
-            tensors["running/totals"] = torch.zeros_like(tensors["running/totals"])
+            tensors["running/totals"], at.epoch_seconds = torch.zeros_like(tensors["running/totals"]), 0.0
         epoch = at.step // self.length.per_epoch + 1
         self.log.line(f"going on with the changed data from epoch {epoch}, after step {at.step:,}")
         return self._in_place_of_all(at.step, self._document(at), tensors)

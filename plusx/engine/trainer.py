@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -207,6 +208,8 @@ class Trainer:
             except BaseException as error:
                 self._leave(error, signals.received)
                 raise
+        if signals.received:  # in the last moments, in which nobody looked
+            signal.raise_signal(signals.received)
         return self._result()
 
     def _wrapped(self) -> nn.Module:
@@ -214,7 +217,7 @@ class Trainer:
         engine, net = self.config.engine, shared(self.module, self.world)
         if engine.cuda_graphs:
             return Graphed(net, engine.batch or 0)
-        compiled: nn.Module = torch.compile(net) if engine.compile else net  # type: ignore[assignment]
+        compiled: nn.Module = torch.compile(net, dynamic=False) if engine.compile else net  # type: ignore[assignment]
         return compiled
 
     def _evaluation_due(self) -> bool:

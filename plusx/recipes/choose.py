@@ -113,7 +113,7 @@ def _size(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
 
 def _mode(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     side = config.data.size or max(facts.width, facts.height)
-    if side <= SMALL_SIDE and facts.n_train * side * side * facts.channels <= 4 * GIB:
+    if side <= SMALL_SIDE and facts.n_train * side * side * (config.data.channels or facts.channels) <= 4 * GIB:
         return "small", f"{facts.n_train:,} images of {side} px fit in memory"
     return "photo", "images are decoded by worker processes as they are needed"
 
@@ -141,6 +141,12 @@ def _shorter_side(config: Config, facts: Facts, machine: Machine) -> tuple[tuple
     return (low, high), f"the paper's {SHORTER_SIDE[0]} to {SHORTER_SIDE[1]}, times {size}/224"
 
 
+def _pad(config: Config, facts: Facts, machine: Machine) -> tuple[int | None, str]:
+    if config.augment.crop != "translate":
+        return None, ""
+    return max(1, round((config.data.size or 0) / 8)), "an eighth of the side: the paper's 4 px at 32 px"
+
+
 def _workers(config: Config, facts: Facts, machine: Machine) -> tuple[int, str]:
     if config.data.mode == "small":
         return 0, "images are in memory"
@@ -165,9 +171,7 @@ def _flip(config: Config, facts: Facts, machine: Machine) -> tuple[str, str]:
     # Alternating mirrors show both sides of every example in every two epochs, which pays in short runs.
     mirrored = "alternate" if config.data.mode == "small" else "random"
     if facts.mirror is not None:
-        return (
-            (mirrored, "a mirrored image keeps its label") if facts.mirror else ("none", "mirroring changes the label")
-        )
+        return (mirrored, "a mirrored image keeps its label") if facts.mirror else ("none", "mirroring changes labels")
     if facts.channels == 1:
         return "none", "gray images may be characters, which mirroring changes"
     return mirrored, "a mirrored photo keeps its label"
@@ -221,6 +225,7 @@ RULES: dict[str, Rule] = {
     "data.workers": _workers,
     "data.copies": _copies,
     "augment.shorter_side": _shorter_side,
+    "augment.pad": _pad,
     "augment.flip": _flip,
     "model.name": _model,
     "engine.select": _select,

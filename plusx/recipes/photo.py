@@ -39,7 +39,8 @@ def photo(facts: Facts) -> Config:
 def photo_finetune(facts: Facts) -> Config:
     """From given weights (`--weights FILE`): a new head by class name, a tenth of the rate for the body.
 
-    `--set optim.freeze=body` trains the head alone. The blocks come trained, so none is zero-initialised.
+    `--set optim.freeze=body` trains the head alone. The blocks come trained, so none is zero-initialised. Gray images
+    are read as RGB, as those were that published weights were trained on.
 
     Command: `plusx train photos/ --weights imagenet`; it is the default with weights.
     Source: common transfer practice (head at full rate, body slower), SGD with a cosine rate.
@@ -49,6 +50,7 @@ def photo_finetune(facts: Facts) -> Config:
     return replace(
         base,
         recipe="photo-finetune",
+        data=replace(base.data, channels=3),
         model=configs.ModelConfig(zero_init_last=False),
         augment=replace(base.augment, area=(0.25, 1.0)),
         optim=replace(base.optim, lr=0.02, body_lr=0.1, weight_decay=1e-4),

@@ -27,7 +27,7 @@ def small(facts: Facts) -> Config:
     return Config(
         recipe="small",
         data=configs.DataConfig(mode="small"),
-        augment=configs.AugmentConfig(crop="translate", pad=_pad(facts)),
+        augment=configs.AugmentConfig(crop="translate"),
         model=configs.ModelConfig(),
         optim=configs.OptimConfig(
             name="sgd", lr=PEAK_LR * batch / BATCH, weight_decay=5e-4, nesterov=True, label_smoothing=0.1
@@ -35,8 +35,3 @@ def small(facts: Facts) -> Config:
         schedule=configs.ScheduleConfig(name="linear", epochs=max(15, min(100, -(-LEAST_STEPS // steps))), warmup=0.1),
         engine=configs.EngineConfig(batch=batch),
     )
-
-
-def _pad(facts: Facts) -> int:
-    """An eighth of the side: the paper's 4 px at 32 px."""
-    return max(1, round(min(facts.width, facts.height, 64) / 8))

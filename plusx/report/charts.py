@@ -102,7 +102,7 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
         step = max(1.0, math.ceil(step))
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
 
 def write_curve(rows: Rows, path: Path, title: str) -> None:

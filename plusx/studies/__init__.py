@@ -4,8 +4,8 @@ A new study is a module with a `STUDY`, and an entry of `STUDIES`. This module i
 """
 
 BUDGETS = {
-    "quick": "10,000 training and 2,000 test images of CIFAR-10, averaged to 16 px; the paper's recipe for some "
-    "hundred steps, its rate rising for a fifth of them and then falling in a line to 0",
+    "quick": "10,000 training and 2,000 test images of CIFAR-10, averaged to 16 px; the paper's recipe for 79 to "
+    "948 steps, its rate rising for a fifth of them and then falling in a line to 0",
     "paper": "all of CIFAR-10; the paper's recipe for its 64,000 steps, its rate a tenth from step 32,000 and a "
     "hundredth from 48,000",
 }

@@ -14,7 +14,7 @@ from plusx.result import Run
 from plusx.studies.curves import ERRORS, Measured, errors
 
 LEVEL = 0.05  # p-value under which a difference of means decides
-ONE_SEED = "one seed decides nothing"
+ONE_SEED, NO_SPREAD = "one seed decides nothing", "no spread over seeds, no test"
 
 Watch = Callable[[int, nn.Module], None]
 
@@ -183,7 +183,7 @@ def lower(results: Results, measure: str, low: str, high: str) -> Verdict:
         return Verdict(None, f"{measure} of {low} {a.mean:.4g}, of {high} {b.mean:.4g}, n = {a.n}: {ONE_SEED}")
     text = f"{measure} of {low} {a.mean:.4g} (sd {a.std:.2g}), of {high} {b.mean:.4g} (sd {b.std:.2g}), n = {a.n}"
     if a.std == b.std == 0:
-        return Verdict(None, f"{text}: no spread over seeds, no test")
+        return Verdict(None, f"{text}: {NO_SPREAD}")
     p = float(ttest_ind_from_stats(a.mean, a.std, a.n, b.mean, b.std, b.n, equal_var=False).pvalue)
     return Verdict(a.mean < b.mean if p < LEVEL else None, f"{text}, p = {p:.2g}")
 
@@ -194,14 +194,24 @@ def is_lower(text: str, measure: str, low: str, high: str, *, early: bool = Fals
 
 
 def limit(results: Results, measure: str, arm: str, *, above: float = -math.inf, below: float = math.inf) -> Verdict:
-    """Whether the measure of an arm lies between two bounds for every seed; seeds that disagree decide nothing."""
-    found = values(results, arm, measure)
-    inside = [above < value < below for value in found]
-    bounds = " and ".join([f"above {above:g}"] * math.isfinite(above) + [f"below {below:g}"] * math.isfinite(below))
-    text = f"{measure} of {arm} is {', '.join(f'{value:.3g}' for value in found)}; the claim needs {bounds}"
-    if len(found) < 2:
-        return Verdict(None, f"{text}: {ONE_SEED}")
-    return Verdict(True if all(inside) else None if any(inside) else False, text)
+    """Whether the measure of an arm lies between two bounds, by a t-test over seeds against each, two-sided."""
+    from scipy.stats import ttest_1samp
+
+    found, parts = values(results, arm, measure), []
+    n, mean, std = spread(found)
+    if not std:
+        return Verdict(None, f"{measure} of {arm} {mean:.4g}, n = {n}: {ONE_SEED if n == 1 else NO_SPREAD}")
+    for word, bound, inside in (("above", above, mean > above), ("below", below, mean < below)):
+        if math.isfinite(bound):
+            p = float(ttest_1samp(found, bound).pvalue)
+            parts.append(Verdict(inside if p < LEVEL else None, f"{word} {bound:g} (p = {p:.2g})"))
+    needs = " and ".join(part.reason for part in parts)
+    return Verdict(together(parts), f"{measure} of {arm} {mean:.4g} (sd {std:.2g}), n = {n}; the claim needs {needs}")
+
+
+def is_within(text: str, measure: str, arm: str, *, early: bool = False, **bounds: float) -> Claim:
+    """The claim that the measure of an arm is `above` one bound, or `below` one, or both."""
+    return Claim(text, lambda results: limit(results, measure, arm, **bounds), early)
 
 
 def together(verdicts: Sequence[Verdict]) -> bool | None:

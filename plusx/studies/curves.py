@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from plusx.result import Run
 
-ERRORS = {"train_error": "training error, %", "test_error": "test error, %"}
+ERRORS = {"train_error": "training error in the last epoch, on augmented images, %", "test_error": "test error, %"}
 
 Points = Sequence[tuple[float, float]]
 

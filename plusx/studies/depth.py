@@ -5,7 +5,7 @@ from statistics import median
 from plusx.evaluation import evaluate
 from plusx.models.probe import droppable_blocks, without_block
 from plusx.result import Run
-from plusx.studies.core import Claim, Figure, Study, is_lower, limit
+from plusx.studies.core import Figure, Study, is_lower, is_within
 from plusx.studies.curves import Measured
 from plusx.studies.settings import cifar_arms, named
 from plusx.studies.trained import trained
@@ -47,10 +47,7 @@ STUDY = Study(
         is_lower(
             "A block of the residual net costs less than one of the plain net.", "median_cost", "resnet32", "plain32"
         ),
-        Claim(
-            f"A block of the residual net costs under {SMALL:g} points.",
-            lambda r: limit(r, "median_cost", "resnet32", below=SMALL),
-        ),
+        is_within(f"A block of the residual net costs under {SMALL:g} points.", "median_cost", "resnet32", below=SMALL),
     ),
     figures=(
         Figure("Error added by dropping a block", "cost", "droppable block, in order", "points"),

@@ -21,8 +21,5 @@ STUDY = Study(
         ),
         is_lower("A deeper residual net has a lower training error.", "train_error", "residual-24", "residual-4"),
     ),
-    figures=(
-        Figure("Training error", "train_error", "step", "%"),
-        Figure("Test error", "test_error", "step", "%"),
-    ),
+    figures=(Figure("Training error", "train_error", "step", "%"), Figure("Test error", "test_error", "step", "%")),
 )

@@ -13,6 +13,7 @@ from plusx.report import render_page
 from plusx.studies.core import Figure, Results, spread, values
 
 COLOURS = ("#2f6bd0", "#d35f22", "#1f7a4d", "#8d4bb8", "#b3892b", "#4aa3b5", "#c2407a", "#6b7178")
+STYLES = ("-", "--", ":", "-.")  # neighbours differ in more than colour
 CROWDED = 6  # lines, beyond which their names stand beside the figure
 
 
@@ -55,7 +56,7 @@ def draw_lines(axes: Any, figure: Figure, results: Results) -> None:
         if not lines:
             continue
         xs, columns = [x for x, _ in lines[0]], list(zip(*([y for _, y in line] for line in lines), strict=True))
-        colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i // len(COLOURS) % 2]
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i % 2 + i // len(COLOURS) % 2 * 2]
         dot = "o" if len(xs) == 1 else None  # a line of one point cannot be seen
         axes.plot(xs, [fmean(column) for column in columns], style, color=colour, lw=2, label=arm, marker=dot)
         axes.fill_between(xs, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15)

@@ -11,7 +11,7 @@ NORMS = {f"norm-{order}": ["resnet20", f"model.norm_order={order}"] for order in
 STUDY = Study(
     name="placement",
     claim="A stride does better in the 3x3 than in the 1x1 convolution, batch norm better before the addition.",
-    source='Sections 3.3 and 3.4; "v1.5" networks; He et al. 2016, arXiv 1603.05027, Table 2: 6.61 and 8.17 % error',
+    source='Table 1, section 3.4; "v1.5" networks; He et al. 2016, arXiv 1603.05027, Table 2: 6.61 and 8.17 % error',
     arms=cifar_arms(STRIDES | NORMS, steps=STEPS),
     claims=(
         is_lower(

@@ -186,6 +186,8 @@ def check_overrides(name: str, arms: Sequence[Arm], overrides: Iterable[str]) ->
     differ = f"got a value for every run, but arms of the study {name} differ in it"
     given = parse_overrides(overrides)
     fixed |= {key: differ for key in given if any(s.get(key) != settings[0].get(key) for s in settings)}
+    if device := given.get("engine.device"):
+        modelfile.check_device(device, "engine.device")
     if problems := [f"--set {key}: {fixed[key]}" for key in given if key in fixed]:
         hint = "Leave it out, or train a setting of your own with `plusx train`."
         raise ConfigError(f"{'; '.join(problems)}.", hint)

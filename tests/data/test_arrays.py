@@ -63,9 +63,12 @@ def test_labels(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_names_are_the_classes(tmp_path: Path) -> None:
-    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")), classes=np.array(["z", "y", "x"]))
+    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")))
     assert found.classes == ("a", "b", "c")
     assert found.splits["all"].targets.tolist() == [1, 0, 2, 1, 0, 2]
+    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")), classes=np.array(list("cab")))
+    assert found.classes == ("c", "a", "b")
+    assert found.splits["all"].targets.tolist() == [2, 1, 0, 2, 1, 0]
 
 
 def test_extra_arrays_are_said(tmp_path: Path) -> None:
@@ -91,14 +94,18 @@ def test_extra_arrays_are_said(tmp_path: Path) -> None:
         ({"x": GRAY, "y": LABELS[:, None, None]}, "got labels int64 (6, 1, 1), expected integers or text"),
         ({"x": GRAY, "y": np.array(["", "b"] * 3)}, "got an empty class name"),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "", "c"])}, "got an empty class name"),
-        ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b"])}, "got labels outside 0..1"),
-        ({"x": GRAY, "y": LABELS - 1, "classes": np.array(["a", "b", "c"])}, "got labels outside 0..2"),
+        (
+            {"x": GRAY, "y": LABELS, "classes": np.array(["a", "b"])},
+            "got 2, expected one of the 2 of the array classes",
+        ),
+        ({"x": GRAY, "y": LABELS - 1, "classes": np.array(["a", "b", "c"])}, "got -1, expected one of the 3"),
         (
             {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[..., None].repeat(3, 3), "y_test": LABELS},
             "got gray and colour splits",
         ),
         ({"x": GRAY, "y": LABELS, "classes": np.array(["a", "b", "a"])}, "the same class name twice"),
-        ({"x": GRAY, "y": LABELS > 0, "classes": np.array(["a"])}, "got labels outside 0..0"),
+        ({"x": GRAY, "y": LABELS > 0, "classes": np.array(["a"])}, "got True, expected one of the 1 "),
+        ({"x": GRAY, "y": np.array(list("bacbac")), "classes": np.array(["a", "b"])}, "got c, expected"),
         ({"x": GRAY, "y": LABELS, "classes": LABELS[:3], "class_names": LABELS[:3]}, "got two arrays of class names"),
         ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(["a"])}, "got 1 class names for 3 columns"),
         ({"x": GRAY, "y": np.eye(3)[LABELS], "classes": np.array(list("abcd"))}, "got 4 class names for 3 columns"),

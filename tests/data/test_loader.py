@@ -350,12 +350,20 @@ def test_a_killed_worker_is_told_at_once(photos: Split) -> None:
     assert len(list(loader.epoch(0))) == 6  # with new ones
 
 
-def test_a_worker_that_hangs_is_told_and_ended(photos: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [4, 1024])
+def test_a_worker_that_hangs_is_told_and_ended(batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = importlib.import_module("plusx.data.workers")
     monkeypatch.setattr(home, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(home, "CLOSING_SECONDS", 0.1)
     others = set(multiprocessing.active_children())
-    epoch = make(photos, "photo", 2, crop="resized").epoch(0)
+    path = tmp_path / ("long" * 60) / "x.png"  # a pipe takes some 200 kB ahead
+    path.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(path)
+    split = Split("train", np.arange(8 * batch) % 3, Names([str(path)] * 8 * batch), Names(map(str, range(8 * batch))))
+    rules = replace(RULES, size=8, resize=8)
+    settings: dict[str, Any] = {"n_classes": 3, "mode": "photo", "batch": batch, "seed": 1, "workers": 2}
+    loader = TrainLoader(split, rules, AugmentConfig(crop="none"), **settings)
+    epoch = loader.epoch(0)
     next(epoch)
     for child in set(multiprocessing.active_children()) - others:
         assert child.pid is not None

@@ -111,6 +111,7 @@ def test_rules_with_a_mean_image() -> None:
     assert torch.equal(CENTRED.normalize(x), x - centre())
     other = torch.rand(3, SIDE, SIDE + 1)
     assert torch.equal(CENTRED.normalize(other), other - torch.tensor(CENTRED.mean)[:, None, None])
+    assert CENTRED.normalize(torch.rand(2, 3, SIDE, SIDE, device="meta")).device.type == "meta"
     assert len(repr(CENTRED)) < 300
 
 

@@ -75,6 +75,15 @@ def test_examples_of_one_file_stay_together(multi: bool) -> None:
     assert not choose(twice, 2, 0.2, 0).any()
 
 
+def test_data_with_nothing_left_to_validate_is_refused() -> None:
+    dataset = dataset_of(all=[10, 10])
+    split, held = dataset.splits["all"], np.arange(20) % 5 == 0
+    before = dict(zip(split.names, held.tolist(), strict=True))
+    assert len(hold_out(dataset, CONFIG, before).splits["val"]) == 4
+    with pytest.raises(DataError, match="none of the images that the run held out is left"):
+        hold_out(dataset.changed(splits={"all": split.take(~held)}), CONFIG, before)
+
+
 def test_a_file_that_was_trained_on_never_moves() -> None:
     rows = {"train": {"examples": [["a"], ["b"]]}, "val": {"examples": [["b"], ["c"]]}}
     assert held_out({"splits": rows}) == {"a": False, "b": False, "c": True}

@@ -44,10 +44,14 @@ def test_files_of_different_sizes_and_depths_are_pooled(tmp_path: Path) -> None:
     assert calls[-1] == (3, 3)
 
 
-def test_a_constant_channel_divides_by_one() -> None:
+def test_a_constant_channel_divides_by_one(tmp_path: Path) -> None:
     found = channel_statistics(split_of(np.full((4, 1, 5, 5), 51, np.uint8)), GRAY)
     assert found.mean == (0.2,)
     assert found.std == (1.0,)
+    paths = tuple(str(tmp_path / f"{i}.png") for i in range(7))
+    for path in paths:
+        Image.fromarray(np.full((32, 32), 777, np.uint16)).save(path)
+    assert channel_statistics(split_of(paths=paths), GRAY).std == (1.0,)
 
 
 def test_many_photos_are_sampled_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,13 +52,17 @@ def test_a_cell_of_many_lines_is_one_cell_wherever_it_stands(tmp_path: Path) -> 
 def test_several_labels(tmp_path: Path) -> None:
     dataset = opened(table(tmp_path, rows("a|b", "b", " c | a ")))
     assert (dataset.task, dataset.classes) == ("multi", ("a", "b", "c"))
+    assert "any number of labels an image: " in dataset.notes[0]
     assert dataset.splits["all"].targets.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
 
 
 def test_images_without_a_label_where_there_may_be_several(tmp_path: Path) -> None:
     dataset = opened(table(tmp_path, rows("a|b", "", "b", "|")))
     assert dataset.splits["all"].targets.tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
-    assert dataset.notes == ("2 images without a label, which count as examples of no class",)
+    assert dataset.notes == (
+        "2 images without a label, which count as examples of no class",
+        "any number of labels an image: 1 of 4 images have more than one",
+    )
     labels = pa.array([["a"], [], ["b"]], pa.list_(pa.string()))
     pq.write_table(pa.table({"path": [f"img/{i}.png" for i in range(3)], "label": labels}), tmp_path / "m.parquet")
     assert opened(str(tmp_path / "m.parquet")).splits["all"].targets.tolist() == [[1, 0], [0, 0], [0, 1]]

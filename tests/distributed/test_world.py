@@ -231,6 +231,18 @@ def test_a_meeting_place_that_cannot_be_reached_is_no_longer_waited_for(host: st
         _reach(host, port, time.monotonic(), first=first)
 
 
+def test_machines_of_one_name_keep_their_neighbours_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.HashStore()
+    for machine, process in (("0", 7000), ("1", 8000)):
+        for rank in ("1", "0"):
+            for name, value in {"GROUP_RANK": machine, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.setattr(os, "getpid", lambda pid=process + int(rank): pid)
+            store.set(f"process/{machine}/0", str(process))
+            found = distributed._neighbour(store)
+        assert found == process + 1
+
+
 def test_a_meeting_place_may_come_later() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

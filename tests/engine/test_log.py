@@ -1,6 +1,7 @@
 """What a run tells."""
 
 import contextlib
+import errno
 import io
 import json
 import locale
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from plusx.engine.log import HEARTBEAT, Log, describe
+from plusx.engine.stop import Stopped
 from plusx.errors import ConfigError, TrainingError
 
 
@@ -46,6 +48,26 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, monkeypatch: 
             log.line(f"line {i}")
     assert (tmp_path / "log.txt").read_text().count("line") == 3
     assert os.fstat(1) != os.stat(os.devnull)
+
+
+class Gone(io.StringIO):
+    """A terminal that is closed once something has been shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.tell():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_is_closed_leaves_the_end_of_a_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for shown in (lambda log: log.progress(0, 9), lambda log: log.counting("reading")):
+        monkeypatch.setattr(sys, "stderr", Gone())
+        with pytest.raises(Stopped), shown(Log(None)):
+            raise Stopped("stopped by SIGHUP after step 2 of 9.", 1)
 
 
 # Where a log goes, the environment, and whether a bar is drawn there.
@@ -172,9 +194,10 @@ def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:
         Log(tmp_path, console=Console(quiet=True)).line("x")
 
 
-def test_a_terminal_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+def test_a_terminal_that_is_gone_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("w") as gone:
-        log = Log(tmp_path, console=Console(file=gone))
+        monkeypatch.setattr(sys, "stderr", gone)
+        log = Log(tmp_path)
         for text in ("one", "two"):
             log.line(text)
         assert [line.split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["one", "two"]

@@ -106,6 +106,20 @@ def test_multi_label_trains(tmp_path: Path) -> None:
     assert result.final["top1"] > 0.6
 
 
+def test_a_signal_in_the_last_moments_is_not_lost(tmp_path: Path) -> None:
+    class Late(Train):
+        def close(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    heard: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        run(tmp_path, train=Late())[0].fit()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert heard == [signal.SIGTERM]  # by what hears it when no run does
+
+
 def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
     first = run(tmp_path)[0].fit()
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").iterdir()}
@@ -258,9 +272,18 @@ def test_compiled_networks_train_and_keep_their_names(
 ) -> None:
     plain = run(tmp_path / "plain")[0]
     wanted = plain.fit()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    original, given = torch.compile, {}
+
+    def compiled(net: nn.Module, **options: Any) -> Any:
+        given.update(options)
+        return original(net, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", compiled)
     trainer = run(tmp_path / "compiled", tiny_config(engine__compile=True))[0]
     result = trainer.fit()
+    # Else the first size of batch gets a static graph and the next a dynamic one, so that a run which goes on just
+    # before the smaller batch would compute otherwise than one that was never stopped.
+    assert given == {"dynamic": False}
     assert trainer.net is not trainer.module
     assert result.final["loss"] == pytest.approx(wanted.final["loss"], abs=0 if backend == "eager" else 0.2)
     assert trainer.module.state_dict().keys() == plain.module.state_dict().keys()

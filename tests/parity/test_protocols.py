@@ -232,7 +232,7 @@ def test_one_crop_has_the_bits_of_evaluation_in_training(tmp_path: Path, spy: Sp
     evaluate(one.path, table, batch=5)
     split = open_dataset(str(table), DataConfig(), training=False).splits["test"]
     answers = predict_logits(one.network, EvalLoader(split, one.rules, batch=5))
-    assert all(torch.equal(mine, logits / 1.7) for mine, (logits, *_) in zip(spy.logits, answers, strict=True))
+    assert all(torch.equal(mine, logits.double() / 1.7) for mine, (logits, *_) in zip(spy.logits, answers, strict=True))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "preresnet8", "resnet9", "resnet18-d"])

@@ -282,14 +282,16 @@ def test_a_length_in_steps_stays_when_the_data_change(tmp_path: Path, n: int) ->
         tiny_config(schedule__epochs=None, schedule__steps=18, engine__checkpoint_steps=1),
         tmp_path / "run",
     )
+    first, _, _ = run(folder, config, Train(before=at_batch(8, terminate)))
+    first.on_step = lambda step, _: setattr(first.at, "epoch_seconds", 9000.0)
     with pytest.raises(Stopped):
-        run(folder, config, Train(before=at_batch(8, terminate)))[0].fit()
-    made: dict[int, int] = {}
+        first.fit()
+    made: dict[int, tuple[int, bool]] = {}
     trainer, _, _ = run(folder, config, Train(n), data="others")
-    trainer.on_step = lambda step, _: made.update({step: trainer.running.n})
+    trainer.on_step = lambda step, _: made.update({step: (trainer.running.n, trainer.at.epoch_seconds < 9000)})
     trainer.fit()
     assert list(made) == list(range(9, 19))
-    assert made[9] == 8  # none of the old data
+    assert made[9] == (8, True)  # none of the old data, nor of the time that they took
     rows = final_state(folder, trainer)[0]["position"]["rows"]
     at = [row["step"] for row in rows if row["split"] == "val"]
     assert at == sorted(set(at))

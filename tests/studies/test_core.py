@@ -34,7 +34,8 @@ def test_a_difference_of_means_counts_beyond_chance(a: list[float], b: list[floa
 
 def test_what_cannot_decide_says_why() -> None:
     assert lower(results(a=[1.0], b=[2.0]), "error", "a", "b").reason.endswith("n = 1: one seed decides nothing")
-    assert limit(results(a=[1.0]), "error", "a", below=5).reason.endswith("below 5: one seed decides nothing")
+    assert limit(results(a=[1.0]), "error", "a", below=5).reason == "error of a 1, n = 1: one seed decides nothing"
+    assert limit(results(a=[1.0, 1.0]), "error", "a", below=5).reason.endswith("n = 2: no spread over seeds, no test")
     same = lower(results(a=[1.0, 1.0], b=[2.0, 2.0]), "error", "a", "b")
     assert same.reason.endswith("n = 2: no spread over seeds, no test")
 
@@ -47,11 +48,28 @@ def test_p_is_that_of_welchs_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "holds"), [([0.1, 0.2], True), ([0.6, 0.7], False), ([0.1, 0.7], None), ([0.1], None), ([0.6], None)]
+    ("found", "holds"),
+    [
+        ([0.1, 0.11, 0.12], True),
+        ([0.6, 0.61, 0.62], False),
+        ([0.3, 0.4, 0.49], None),  # all of them inside, p = 0.16
+        ([0.1, 0.7], None),
+        ([0.1], None),
+        ([0.6], None),
+    ],
 )
-def test_a_limit_needs_every_seed(found: list[float], holds: bool | None) -> None:
+def test_a_bound_is_crossed_beyond_chance(found: list[float], holds: bool | None) -> None:
     assert limit(results(a=found), "error", "a", below=0.5).holds is holds
     assert limit(results(a=[-x for x in found]), "error", "a", above=-0.5).holds is holds
+    assert limit(results(a=found), "error", "a", above=-9, below=0.5).holds is holds
+
+
+def test_p_of_a_bound_is_that_of_students_test() -> None:
+    # Worked by hand: t = (2 - 0.5) / (1 / sqrt(3)) = 2.60, 2 degrees of freedom.
+    verdict = limit(results(a=[1.0, 2.0, 3.0]), "error", "a", above=0.5, below=90)
+    assert verdict.reason == (
+        "error of a 2 (sd 1), n = 3; the claim needs above 0.5 (p = 0.12) and below 90 (p = 4.3e-05)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -207,13 +207,13 @@ def test_every_study_runs_and_reaches_a_verdict_for_each_claim(name: str, tmp_pa
 def test_every_arm_is_a_run_that_can_be_decided(name: str, budget: str) -> None:
     arms = studies.get_study(name).arms(budget)
     assert len({arm.name for arm in arms}) == len(arms) >= 2
-    known = facts(noise("noise", DataConfig()), DataConfig())
+    known = facts(noise("noise", DataConfig()))
     for arm in arms:
         decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
 
 
 def test_the_papers_arms_of_cifar10_train_as_section_4_2_says() -> None:
-    known = facts(noise("noise", DataConfig()), DataConfig())
+    known = facts(noise("noise", DataConfig()))
     for arm in studies.get_study("degradation").arms("paper"):
         config, _ = decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
         assert (config.recipe, config.schedule.steps, arm.train["data"]) == ("cifar10-paper", 64_000, "cifar10")
@@ -260,6 +260,8 @@ def test_what_cannot_be_set_is_told_before_data_are_fetched(tmp_path: Path, monk
         studies.study("colour", out=tmp_path, overrides=("model.name=resnet56", "augment.colour=0.1"))
     with pytest.raises(ConfigError, match=r"optim\.rate: no such field"):
         studies.study("colour", out=tmp_path, overrides=("optim.rate=1",))
+    with pytest.raises(ConfigError, match=r"engine\.device: got 'cuda:9'"):  # once, not for every run
+        studies.study("colour", out=tmp_path, parallel=2, overrides=("engine.device=cuda:9",))
 
 
 @pytest.mark.parametrize(
@@ -429,8 +431,8 @@ TRUE: dict[str, dict[str, dict[str, float]]] = {  # study -> measure -> arm -> a
     },
     "gradients": {
         "start_norm": {f"no-norm-{init}-{depth}": -depth for init in ("xavier", "he") for depth in (20, 56)},
-        "start_share": {"no-norm-xavier-56": 0.009, "plain-56": 9, "residual-56": 0.11},
-        "median_share": {"no-norm-xavier-56": 0.009, "plain-56": 0.11},
+        "start_share": {"no-norm-xavier-56": -2.1, "plain-56": 0.9, "residual-56": -0.9},
+        "median_share": {"no-norm-xavier-56": -2.1, "plain-56": -1.9},
         "train_error": {"plain-20": 5, "plain-56": 6},
     },
     "responses": {"response": {"plain20": 5, "plain32": 4, "resnet20": 3, "resnet32": 2}},
@@ -469,7 +471,7 @@ def test_the_papers_errors_stand_beside_runs_of_its_length_alone() -> None:
 
 
 def test_quick_runs_rise_for_a_fifth_and_fall_in_a_line() -> None:
-    known = facts(noise("noise", DataConfig()), DataConfig())
+    known = facts(noise("noise", DataConfig()))
     for name, steps in (("colour", 632), ("degradation", 790), ("gradients", 79), ("depth", 948), ("placement", 395)):
         arm = studies.get_study(name).arms("quick")[0]
         config, _ = decide(Request(**{**arm.train, "overrides": tuple(arm.train["overrides"])}), known)
@@ -498,7 +500,7 @@ def test_gradients_are_measured_at_the_start_through_training_and_at_the_end(tmp
     norms = {1: [9, 10, 1, 100, 9], 10: [9, 2, 1, 4, 9], 20: [9, 3, 1, 30, 9]}  # of the stem, three layers, the head
     (tmp_path / FILE).write_text("".join(json.dumps({"step": s, "norms": n}) + "\n" for s, n in norms.items()))
     found = measure(metrics(tmp_path, [("train", 20, 0.5), ("test", 20, 0.5)]))
-    start = {"start_norm": 1, "start_share": pytest.approx(0.1), "median_share": pytest.approx(0.1)}
+    start = {"start_norm": 1, "start_share": pytest.approx(-1), "median_share": pytest.approx(-1)}
     assert found.values == {"train_error": 50, "test_error": 50, **start}
     assert found.series["start"] == [(2, 10), (3, 1), (4, 100)]
     assert found.series["end"] == [(2, 3), (3, 1), (4, 30)]
@@ -526,8 +528,9 @@ def test_a_trained_net_is_tested_on_data_from_where_its_run_had_them(
     monkeypatch.setattr(trained, "open_dataset", lambda *given: given)
     record = {"config": {"data": {"root": "/here", "background": 0}}, "request": {"data": "noise"}}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    _, found, data = trained.trained(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
-    assert (found, data) == (network, ("noise", DataConfig(root="/here", background=0)))
+    given = SimpleNamespace(folder=tmp_path, data_root="/there")  # where they lie now
+    _, found, data = trained.trained(given)  # type: ignore[arg-type]
+    assert (found, data) == (network, ("noise", DataConfig(root="/there", background=0)))
 
 
 def test_lines_are_means_in_a_band_from_the_lowest_to_the_highest(
@@ -560,7 +563,8 @@ def test_unknown_studies_and_budgets_are_told() -> None:
 
 def test_what_gradients_claims_of_the_start_and_the_course_of_training_can_be_refuted_by_short_runs() -> None:
     claims = studies.get_study("gradients").claims
-    assert [c.early for c in claims] == ["training error" not in c.text for c in claims]
+    of_trained_nets = ("the higher training error", "vanish through training")  # the paper's, of hundreds of epochs
+    assert [c.early for c in claims] == [not any(words in c.text for words in of_trained_nets) for c in claims]
 
 
 def test_gradients_of_a_step_made_twice_count_once(tmp_path: Path) -> None:
