@@ -34,6 +34,8 @@ def write_photos(
     """`folder/<class>/<n>.jpg`, quality 90, enlarged `soft` times to their size; file n depends on n alone."""
     for n in range(count):
         path = folder / f"class{n % classes}" / f"{n}.jpg"
+        if path.exists():  # from another comparison of the same run
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         image = photo(width // soft, height // soft, np.random.default_rng(n))
         image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
