@@ -143,7 +143,7 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
     if parts:
         beside = [name for name, path in top.items() if path not in parts.values()]
         for name in beside:
-            left_out[f"images of the folder {show(name)} beside the splits"] += len(_walk(top[name], root, Counter()))
+            left_out[f"images of the folder {show(name)} beside the splits"] += len(_images_below(top[name], Counter()))
     return {name: parts[name] for name in SPLITS if name in parts}
 
 

@@ -280,3 +280,6 @@ def test_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"b: cannot be read: Permission denied"):
         open_dataset(str(tmp_path), CONFIG)
+    class_folders(tmp_path / "whole" / "train", {"x": 5, "y": 5})
+    (tmp_path / "whole" / "b").mkdir()  # beside splits it is no reason not to train
+    assert "left out: images of the folder b beside the splits (0)" in notes(tmp_path / "whole")
