@@ -24,7 +24,8 @@ PACKAGES = ("plusx", "torch", "torchvision", "numpy", "pillow")
 
 def cpu() -> str:
     """The processor's name, as Linux gives it; not by plusx, whose import changes what both sides would inherit."""
-    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return names[0].strip() if names else platform.machine()
 
 

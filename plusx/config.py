@@ -248,7 +248,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def several(given: Iterable[str]) -> tuple[str, ...]:
     """Texts, of which one may stand alone."""
-    return (given,) if isinstance(given, str) else tuple(given or ())
+    return (given,) if isinstance(given, str) else () if given is None else tuple(given)
 
 
 def parse_overrides(texts: Iterable[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:

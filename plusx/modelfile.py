@@ -73,12 +73,13 @@ class Classifier:
         return next(self.module.parameters()).device
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """Logits (N, K) divided by the calibration temperature, float64.
+        """Logits (N, K) divided by the calibration temperature; on the CPU float64, so that what differs goes on to.
 
         Raises:
             ModelFileError: some are not finite.
         """
-        answers = logits.double() / (self.meta.get("temperature") or 1.0)  # what differs goes on to differ
+        exact = logits.double() if logits.device.type == "cpu" else logits
+        answers = exact / (self.meta.get("temperature") or 1.0)
         if not answers.isfinite().all():
             raise ModelFileError("the model's answers are not finite numbers.", "Its weights cannot be used.")
         return answers
@@ -86,7 +87,7 @@ class Classifier:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, K) -> probabilities (N, K), calibrated: softmax, or sigmoid for multi-label."""
         scaled = self.calibrated(logits)
-        return scaled.softmax(1) if self.task == "single" else scaled.sigmoid()
+        return (scaled.softmax(1) if self.task == "single" else scaled.sigmoid()).to(logits.dtype)
 
     def labels(self, logits: Tensor, top: int = 5) -> list[list[dict[str, Any]]]:
         """Logits (N, K) -> for each of N the `top` classes, most probable first."""

@@ -148,7 +148,10 @@ def _load_tensor(name: str, tensor: Tensor, given: Tensor | None, rows: list[tup
     if given is None:
         return Loaded(name, False, "not in the file")
     if given.shape[1:] != tensor.shape[1:] or (rows is None and given.shape != tensor.shape):
-        return Loaded(name, False, f"another shape: {list(given.shape)} in the file, {list(tensor.shape)} here")
+        same = (given.shape[:1], given.shape[2:]) == (tensor.shape[:1], tensor.shape[2:])
+        channels = given.shape[1:2] if same else ()
+        what = f"made for data.channels={channels[0]}" if channels in ((1,), (3,)) else "another shape"
+        return Loaded(name, False, f"{what}: {list(given.shape)} in the file, {list(tensor.shape)} here")
     if rows is None:
         tensor.copy_(given)
         return Loaded(name, True, "")

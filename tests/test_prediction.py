@@ -128,7 +128,7 @@ def test_answers_are_the_logits_of_evaluation(tmp_path: Path, classifier: Classi
     files = [str(picture(tmp_path / f"{i}.png", i)) for i in range(9)]
     batches = [Images(torch.stack([RULES.load(f) for f in files]), torch.zeros(9, dtype=torch.long), torch.arange(9))]
     ((logits, _, _),) = predict_logits(classifier.module, batches)
-    for answer, row in zip(predict(classifier, files, top=5), logits.double().softmax(1), strict=True):
+    for answer, row in zip(predict(classifier, files, top=5), logits.double().softmax(1).float(), strict=True):
         assert {x["label"]: x["probability"] for x in answer["labels"]} == dict(zip(CLASSES, row.tolist(), strict=True))
         shares = [x["probability"] for x in answer["labels"]]
         assert shares == sorted(shares, reverse=True)
@@ -157,9 +157,9 @@ def test_order_is_that_of_the_logits_even_where_probabilities_round(classifier: 
 def test_temperature_and_several_labels(classifier: Classifier) -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 0.5, 4.0]])
     warm = Classifier(classifier.module, CLASSES, RULES, "single", {"temperature": 2.0})
-    assert torch.equal(warm.probabilities(logits), (logits.double() / 2).softmax(1))
+    assert torch.equal(warm.probabilities(logits), (logits.double() / 2).softmax(1).float())
     multi = Classifier(classifier.module, CLASSES, RULES, "multi")
-    assert torch.equal(multi.probabilities(logits), logits.double().sigmoid())
+    assert torch.equal(multi.probabilities(logits), logits.double().sigmoid().float())
 
 
 def test_a_temperature_changes_no_answer(classifier: Classifier) -> None:

@@ -172,14 +172,14 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     save_file({**given, "conv1.weight": torch.ones(4, 1, 3, 3), "extra": torch.ones(1)}, tmp_path / "w.safetensors")
     rows = load_weights(network(), tmp_path / "w.safetensors")
     why = reasons(rows)
-    assert why["conv1.weight"] == "another shape: [4, 1, 3, 3] in the file, [4, 3, 3, 3] here"
+    assert why["conv1.weight"] == "made for data.channels=1: [4, 1, 3, 3] in the file, [4, 3, 3, 3] here"
     assert why["bn1.weight"] == ""
     assert why["extra"] == "no place in this network"
     assert why["fc.bias"] == "not in the file"
     lines = summary([*rows, Loaded("epoch", False, "not a weight: int")])
     assert lines[0] == f"{len(given) - 1} of {len(rows) + 1} tensors loaded"
     assert lines[1:] == [
-        "another shape: 1 tensor, conv1.weight",
+        "made for data.channels=1: 1 tensor, conv1.weight",
         "not in the file: 2 tensors, fc.weight, fc.bias",
         "no place in this network: 1 tensor, extra",
         "not a weight: 1 tensor, epoch",

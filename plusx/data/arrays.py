@@ -158,11 +158,14 @@ def _single(
 ) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """One label an image -> (classes, class ids of each split)."""
     values = {split: _decoded(a).tolist() for split, a in labels.items()}
-    ids: dict[Any, int] = {k: k for k in range(len(names))}
-    if not names or any(a.dtype.kind not in "biu" for a in labels.values()):
+    numbers = bool(names) and all(a.dtype.kind in "biu" for a in labels.values())
+    if not numbers:
         values = {split: list(map(str, column)) for split, column in values.items()}
-        ids = {name: k for k, name in enumerate(names)} or class_ids(v for column in values.values() for v in column)
-    if other := {v for column in values.values() for v in column} - ids.keys():
-        message = f"{source}: got {show(str(min(other)))}, expected one of the {len(ids)} of the array classes"
+    seen = {v for column in values.values() for v in column}
+    ids: dict[Any, int] = {k: k for k in range(len(names))} if numbers else class_ids(seen)
+    if names and not numbers:  # in the order that they give
+        ids = {name: k for k, name in enumerate(name for name in names if name in seen)}
+    if other := seen - ids.keys():
+        message = f"{source}: got {show(str(min(other)))}, expected one of the {len(names)} of the array classes"
         raise DataError(message, "Name every class in it; labels that are numbers count from 0.")
-    return names or tuple(ids), {split: [ids[v] for v in column] for split, column in values.items()}
+    return names if numbers else tuple(ids), {split: [ids[v] for v in column] for split, column in values.items()}

@@ -3,7 +3,6 @@
 import glob
 import itertools
 import os
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -77,18 +76,21 @@ def find_images(paths: str | Path | Iterable[str | Path], note: Callable[[str], 
     for path in _paths(paths):
         matches = [path]
         if not os.path.lexists(path) and glob.has_magic(path):
-            matches = sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+            matches = sorted(itertools.filterfalse(_round, glob.glob(path, recursive=True)), key=natural_key) or [path]
         files = [_images_below(match, left_out) if os.path.isdir(match) else [match] for match in matches]
-        # By the place of its folder, to which a glob also goes round links that lead back; the shortest way counts.
-        every = sorted(itertools.chain.from_iterable(files), key=len, reverse=True)
-        unique = {(os.path.realpath(os.path.dirname(file)), os.path.basename(file)): file for file in every}
-        found += sorted(unique.values(), key=natural_key)
+        found += dict.fromkeys(itertools.chain.from_iterable(files))
         empty += [match for match, below in zip(matches, files, strict=True) if not below]
     for text in _notes(left_out):
         note(text)
     if found and empty:
         note(f"no images in {listed(empty)}")
     return found
+
+
+def _round(path: str) -> bool:
+    """Whether the way to a path goes through a link that leads back to where it lies, which a glob follows for ever."""
+    ways = (Path(path), *Path(path).parents)
+    return any(way.is_symlink() and _inside(os.path.realpath(way.parent), os.path.realpath(way)) for way in ways)
 
 
 def _paths(given: Any) -> list[str]:
@@ -142,8 +144,7 @@ def _split_folders(top: dict[str, str], root: str, left_out: Counter[str]) -> di
         parts[split] = path
     if parts:
         beside = [name for name, path in top.items() if path not in parts.values()]
-        for name in beside:
-            left_out[f"images of the folder {show(name)} beside the splits"] += len(_images_below(top[name], Counter()))
+        left_out.update(f"folder {show(name)} beside the splits, with all that is in it" for name in beside)
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
@@ -191,10 +192,7 @@ def _subfolders(folder: str, left_out: Counter[str]) -> dict[str, str]:
         if hidden(entry.name):
             continue
         if _known(entry.is_dir):
-            name = unicodedata.normalize("NFC", entry.name)  # as some systems write what others take apart
-            if name in found:
-                raise DataError(f"{show(folder)}: got two folders called {show(name)}", "Put their images into one.")
-            found[name] = entry.path
+            found[entry.name] = entry.path
         else:
             left_out["images outside a class folder" if is_image(entry.name) else _other(entry.name)] += 1
     return {name: found[name] for name in sorted(found, key=natural_key)}

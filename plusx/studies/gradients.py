@@ -82,14 +82,14 @@ def thirds(norms: Sequence[float]) -> tuple[float, float]:
     """
     inner = norms[1:-1]
     third = len(inner) // 3
-    first, last = (max(LEAST, math.hypot(*part) / math.sqrt(third)) for part in (inner[:third], inner[-third:]))
+    first, last = (math.hypot(*part) / math.sqrt(third) for part in (inner[:third], inner[-third:]))
     return first, last
 
 
 def share(norms: Sequence[float]) -> float:
     """The first third's gradient over the last third's."""
     first, last = thirds(norms)
-    return first / last
+    return first / max(last, LEAST)
 
 
 def measure(run: Run) -> Measured:
@@ -100,7 +100,7 @@ def measure(run: Run) -> Measured:
     values = {"start_norm": thirds(rows[0]["norms"])[0], "start_share": shares[0][1]}
     values |= {"median_share": median(value for _, value in shares)}
     return Measured(
-        values=found.values | {name: math.log10(value) for name, value in values.items()},
+        values=found.values | {name: math.log10(max(LEAST, value)) for name, value in values.items()},
         series={
             "start": list(enumerate(rows[0]["norms"][1:-1], 2)),
             "end": list(enumerate(rows[-1]["norms"][1:-1], 2)),

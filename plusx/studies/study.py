@@ -119,6 +119,9 @@ def study(
         for seed in range(seeds)
         for arm in arms
     ]
+    device = parse_overrides(overrides).get("engine.device")
+    if device and not all(job.finished for job in jobs):
+        modelfile.check_device(device, "engine.device")
     if parallel > 1:
         side_by_side(chosen.name, jobs, parallel)
     results, diverged, seconds = run_all(chosen, jobs)
@@ -186,8 +189,6 @@ def check_overrides(name: str, arms: Sequence[Arm], overrides: Iterable[str]) ->
     differ = f"got a value for every run, but arms of the study {name} differ in it"
     given = parse_overrides(overrides)
     fixed |= {key: differ for key in given if any(s.get(key) != settings[0].get(key) for s in settings)}
-    if device := given.get("engine.device"):
-        modelfile.check_device(device, "engine.device")
     if problems := [f"--set {key}: {fixed[key]}" for key in given if key in fixed]:
         hint = "Leave it out, or train a setting of your own with `plusx train`."
         raise ConfigError(f"{'; '.join(problems)}.", hint)

@@ -66,7 +66,7 @@ def test_labels_that_are_names_are_the_classes(tmp_path: Path) -> None:
     found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")))
     assert found.classes == ("a", "b", "c")
     assert found.splits["all"].targets.tolist() == [1, 0, 2, 1, 0, 2]
-    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")), classes=np.array(list("cab")))
+    found = opened(tmp_path, x=GRAY, y=np.array(list("bacbac")), classes=np.array(list("cxab")))
     assert found.classes == ("c", "a", "b")
     assert found.splits["all"].targets.tolist() == [2, 1, 0, 2, 1, 0]
 
