@@ -364,7 +364,7 @@ def _measure(
 
 def _wrong(task: str, logits: Tensor, targets: Tensor, ids: Tensor) -> list[tuple[float, int, int, bool]]:
     """For each example answered wrong its surest wrong answer."""
-    probabilities = logits.softmax(1) if task == "single" else logits.sigmoid()
+    probabilities = (logits.softmax(1) if task == "single" else logits.sigmoid()).float()  # as `predict` gives them
     if task == "single":
         sure, answers = probabilities.gather(1, logits.argmax(1, keepdim=True)).squeeze(1), logits.argmax(1)
         wrong = answers != targets
