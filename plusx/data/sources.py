@@ -41,7 +41,8 @@ def source_of(data: str | os.PathLike[str]) -> str:
     if not given:
         raise DataError("data: got an empty text, expected a path or the name of a data set", "This folder is `.`.")
     text = given.rstrip("/") or "/"  # a shell's completion adds the slash
-    return os.path.join(os.curdir, text) if text in SOURCES and not (text == given and isinstance(data, str)) else text
+    named = text in SOURCES and data == text  # no path object, and no slash
+    return text if named or text not in SOURCES else os.path.join(os.curdir, text)
 
 
 def open_dataset(
